@@ -1,0 +1,209 @@
+"""The options, their defaults, and the only reader of environment and option strings."""
+
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from raven_spool.errors import ConfigurationError
+
+log = logging.getLogger("raven.spool")
+
+_DAY = 86400.0
+_SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_SPANS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": _DAY}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a user can set. Sizes in bytes, times in seconds."""
+
+    spool_path: str | None = None
+    backend: str = "auto"
+    fsync: str = "everysec"
+    concurrency: int = 4
+    timeout: float = 5.0
+    verify_ssl: bool = True
+    ca_certs: str | None = None
+    proxy: str | None = None
+    sender: str | None = None
+    shutdown_timeout: float = 2.0
+    send_timeout: float = 0.2
+    max_bytes: int = 512 << 20
+    max_age: float = 30 * _DAY
+    overflow: str = "drop_oldest"
+    on_server_error: str = "retry"
+    on_rate_limit: str = "hold"
+    wait: Callable[..., float] | None = None
+    stop: Callable[..., bool] | None = None
+    on_delivered: Callable[..., None] | None = None
+    on_dead: Callable[..., None] | None = None
+
+
+def read_options(
+    given: Mapping[str, Any], environ: Mapping[str, str] = os.environ, *, strict: bool = False
+) -> Options:
+    """Options from keywords or a DSN's query, then RAVEN_SPOOL_<NAME>, then the defaults.
+
+    A bad value that is no string raises: it stands in the program. A bad or unknown string is
+    logged and the default used: raven builds transports at the first capture and swallows what
+    they raise, so that every event would be dropped. `strict` raises for strings too.
+
+    Raises:
+        ConfigurationError: names the option, the value and what is allowed.
+    """
+    values: dict[str, Any] = {}
+    for name, value in {**_from_environment(environ), **given}.items():
+        if value is None:
+            continue
+        try:
+            values[name] = read_option(name, value)
+        except ConfigurationError as error:
+            if strict or not isinstance(value, str):
+                raise
+            log.error("%s; the default is used", error)
+    return Options(**values)
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for name in READERS:
+        variable = "RAVEN_SPOOL_" + ("PATH" if name == "spool_path" else name.upper())
+        if environ.get(variable):
+            found[name] = environ[variable]
+    return found
+
+
+def read_option(name: str, value: object) -> object:
+    """One option's value as the program uses it. Raises ConfigurationError."""
+    reader = READERS.get(name)
+    if reader is None:
+        raise ConfigurationError(
+            f"unknown option {name!r} (value {_show(name, value)}): the options are "
+            + ", ".join(READERS)
+        )
+    try:
+        return reader(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ConfigurationError(f"option {name}={_show(name, value)}: {error}") from None
+
+
+def _show(name: str, value: object) -> str:
+    return "(hidden)" if name == "proxy" else repr(value)[:80]
+
+
+def default_spool_path(environ: Mapping[str, str] = os.environ) -> str:
+    """systemd's state directory, else the user's."""
+    from platformdirs import user_state_dir
+
+    state = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return os.path.join(state or user_state_dir(), "raven-spool")
+
+
+# -- readers: what a value may be, native or as a string ------------------------------------------
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError("must be a string")
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError("must be a string, not empty")
+    return text
+
+
+def _path(value: object) -> str:
+    return os.path.abspath(os.path.expanduser(_text(value)))
+
+
+def _choice(*allowed: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if value not in allowed:
+            raise ValueError("must be one of " + ", ".join(allowed))
+        return value
+
+    return read
+
+
+def _seconds(value: object, *, least: float = 0.0) -> float:
+    number = math.nan
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value.lower())
+        if match:
+            number = float(match[1]) * _SPANS[match[2]]
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value)
+    if not (math.isfinite(number) and number >= least and (least or number >= 0)):
+        raise ValueError("must be a number of seconds, or like 90s, 5m, 12h, 30d")
+    return number
+
+
+def _timeout(value: object) -> float:
+    number = _seconds(value)
+    if number <= 0:
+        raise ValueError("must be a number of seconds above 0")
+    return number
+
+
+def _bytes(value: object) -> int:
+    number = -1
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)i?b?\s*", value.lower())
+        if match:
+            number = int(float(match[1]) * _SIZES[match[2]])
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    if number < 1 << 20:
+        raise ValueError("must be a size of at least 1MiB, like 512MiB or 2GB")
+    return number
+
+
+def _workers(value: object) -> int:
+    text = str(value).strip() if not isinstance(value, bool) else ""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 64:
+        raise ValueError("must be a whole number from 1 to 64")
+    return int(text)
+
+
+def _flag(value: object) -> bool:
+    text = str(value).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("must be 1 or 0, true or false")
+
+
+def _callable(value: object) -> object:
+    if not callable(value):
+        raise ValueError("must be a callable, given in the program")
+    return value
+
+
+READERS: dict[str, Callable[[object], object]] = {
+    "spool_path": _path,
+    "backend": _choice("auto", "thread", "requests", "none"),
+    "fsync": _choice("always", "everysec", "no"),
+    "concurrency": _workers,
+    "timeout": _timeout,
+    "verify_ssl": _flag,
+    "ca_certs": _path,
+    "proxy": _text,
+    "sender": _choice("urllib", "requests"),
+    "shutdown_timeout": _seconds,
+    "send_timeout": _seconds,
+    "max_bytes": _bytes,
+    "max_age": _timeout,
+    "overflow": _choice("drop_oldest", "drop_newest"),
+    "on_server_error": _choice("retry", "discard"),
+    "on_rate_limit": _choice("hold", "discard"),
+    "wait": _callable,
+    "stop": _callable,
+    "on_delivered": _callable,
+    "on_dead": _callable,
+}
+
+assert {field.name for field in fields(Options)} == set(READERS)

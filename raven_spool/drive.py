@@ -1,0 +1,37 @@
+"""The loop of one worker: ask the drain, do what it says, tell it what came of it."""
+
+import time
+from collections.abc import Callable
+
+from raven_spool.drain import Drain
+from raven_spool.model import Send, Stop, Wait
+from raven_spool.senders import Sender
+
+
+def drive(
+    drain: Drain,
+    sender_for: Callable[[str], Sender],
+    wait: Callable[[Wait], None],
+    call_for_help: Callable[[], None],
+) -> str:
+    """Run until the drain says Stop; returns its reason.
+
+    Args:
+        sender_for: this worker's own sender of a name.
+        wait: blocks for so long, or until the bell rings.
+        call_for_help: there is more than this worker can send alone.
+    """
+    waited = False
+    while True:
+        decision = drain.step(time.time(), time.monotonic(), waited=waited)
+        waited = isinstance(decision, Wait)
+        match decision:
+            case Send(claimed, request):
+                if drain.has_more:
+                    call_for_help()
+                outcome = sender_for(claimed.destination.sender).send(request)
+                drain.answered(claimed, outcome, time.time(), time.monotonic())
+            case Wait():
+                wait(decision)
+            case Stop(reason):
+                return reason

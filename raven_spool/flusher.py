@@ -1,0 +1,239 @@
+"""What a process has of one spool: the spool, its flusher, its place to go when no disk takes it.
+
+One for each path and process, whatever the number of clients and transports: an application that
+makes a client per request stays flat in threads, descriptors and memory.
+"""
+
+import atexit
+import contextlib
+import importlib
+import logging
+import os
+import time
+from typing import Any
+
+from raven_spool import backends
+from raven_spool.config import Options, default_spool_path
+from raven_spool.drain import Drain
+from raven_spool.errors import SpoolError
+from raven_spool.model import Destination, Event
+from raven_spool.policy import Policy
+from raven_spool.runtimes import Runtime
+from raven_spool.spool import Spool, fork, native
+from raven_spool.spool.places import MEMORY
+
+log = logging.getLogger("raven.spool")
+
+_MEMORY_BYTES = 32 << 20
+_LOOK_SECONDS = 0.02
+_WARN_AGAIN_SECONDS = 60.0
+
+
+class Flusher:
+    """A runtime driving a drain over a spool. Nothing starts before the first event."""
+
+    def __init__(self, spool: Spool, options: Options) -> None:
+        self.spool = spool
+        self.options = options
+        self.ignored = 0  # events of our own threads: what they cause must not feed itself
+        self._backend = backends.choose(options.backend)
+        self._lock: Any = native.make_lock()
+        self._drain: Drain | None = None
+        self._runtime: Runtime | None = None
+        self._refuge: Flusher | None = None
+        self._warned_at = 0.0
+        if spool.path != MEMORY:
+            spool.keeper.refuge = self._enqueue_in_memory
+        fork.join(self)
+
+    # -- enqueue ------------------------------------------------------------------------------
+
+    def enqueue(self, event: Event, destination: Destination) -> None:
+        """Commit the event, or keep it in memory and send it from there while no disk takes it.
+
+        Raises:
+            SpoolError: neither spool nor memory has room.
+        """
+        if self._is_own_thread():
+            self.ignored += 1
+            return
+        try:
+            committed = self.spool.enqueue(
+                event, destination, timeout_seconds=self.options.send_timeout
+            )
+        except SpoolError as error:
+            self._warn(str(error))
+            self._enqueue_in_memory(event, destination)
+            return
+        if not committed:
+            self._warn(
+                f"the spool {self.spool.path} could not be written within "
+                f"{self.options.send_timeout:g} s"
+            )
+        self.wake()
+
+    def _is_own_thread(self) -> bool:
+        return any(
+            flusher is not None and flusher._runtime is not None and flusher._runtime.is_own_thread
+            for flusher in (self, self._refuge)
+        )
+
+    def _enqueue_in_memory(self, event: Event, destination: Destination) -> None:
+        if self.spool.path == MEMORY:
+            raise SpoolError("no room in memory")
+        if self._refuge is None:
+            with self._lock:
+                if self._refuge is None:
+                    spool = Spool(MEMORY, fsync="no", max_bytes=_MEMORY_BYTES)
+                    self._refuge = Flusher(spool, self.options)
+        self._refuge.spool.enqueue(event, destination)
+        self._refuge.wake()
+
+    def _warn(self, why: str) -> None:
+        now = time.monotonic()
+        if now - self._warned_at >= _WARN_AGAIN_SECONDS or not self._warned_at:
+            self._warned_at = now
+            log.warning("%s: events wait in memory and are not safe from a crash", why)
+
+    @property
+    def volatile(self) -> int:
+        """Events of this process that no disk has."""
+        refuge = self._refuge
+        held = refuge.spool.stats()["ready"] if refuge is not None else 0
+        return int(self.spool.volatile + held)
+
+    # -- running ------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """See that a worker runs, where this backend has any."""
+        if self._runtime is None:
+            self._make_runtime()
+        if self._runtime is not None:
+            self._runtime.wake()
+
+    def _make_runtime(self) -> None:
+        # In memory nobody else could drain, so there even backend "none" gets a thread.
+        target = self._backend.runtime
+        if target is None and self.spool.path == MEMORY:
+            target = backends.BACKENDS["thread"].runtime
+        if target is None:
+            return
+        with self._lock:
+            if self._runtime is None:
+                drain = make_drain(self.spool, self.options)
+                self._drain = drain
+                self._runtime = backends.load(target)(drain, backends.make_sender)
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Wait until everything in the spool is delivered or dead; back-off is ignored.
+
+        Returns whether nothing is left.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        with contextlib.suppress(SpoolError):
+            self.spool.forget_backoff()
+        self.wake()
+        while not self._is_empty():
+            if time.monotonic() >= deadline:
+                return False
+            native.sleep(_LOOK_SECONDS)
+        return True
+
+    def _is_empty(self) -> bool:
+        try:
+            return self.volatile == 0 and self.spool.stats()["ready"] == 0
+        except SpoolError:
+            return self.volatile == 0
+
+    def close(self, timeout_seconds: float) -> None:
+        """Deliver what can be delivered in that time, then stop; the rest stays spooled.
+
+        Ends early when nothing more can be sent (the server is away, another process drains).
+        The next event starts all anew.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        refuge, drain, runtime = self._refuge, self._drain, self._runtime
+        if drain is not None and runtime is not None:
+            drain.finish(deadline)
+            if not runtime.join(deadline - time.monotonic()):
+                drain.stop()
+                runtime.join(0.05)
+            drain.end()
+            self._drain = self._runtime = None
+        if refuge is not None:
+            refuge.close(max(0.0, deadline - time.monotonic()))
+        self._finish_spool()
+
+    def _finish_spool(self) -> None:
+        try:
+            self.spool.finish()
+        except (SpoolError, OSError) as error:
+            log.warning("the spool %s was not closed well: %s", self.spool.path, error)
+        if self.volatile:
+            log.error("%d events were in memory only when the process ended", self.volatile)
+
+    # -- fork ---------------------------------------------------------------------------------
+
+    def before_fork(self) -> None: ...
+
+    def after_fork_in_parent(self) -> None: ...
+
+    def after_fork_in_child(self) -> None:
+        self._lock = native.make_lock()
+        self._drain = self._runtime = self._refuge = None
+
+
+def make_drain(spool: Spool, options: Options, *, workers: int | None = None) -> Drain:
+    return Drain(
+        spool,
+        make_policy(options),
+        workers=workers or options.concurrency,
+        on_delivered=options.on_delivered,
+        on_dead=options.on_dead,
+        can_send=backends.can_send,
+    )
+
+
+def make_policy(options: Options) -> Policy:
+    strategies = {"wait": options.wait, "stop": options.stop}
+    return Policy(
+        on_server_error=options.on_server_error,  # type: ignore[arg-type]
+        on_rate_limit=options.on_rate_limit,  # type: ignore[arg-type]
+        max_age_seconds=options.max_age,
+        **{name: value for name, value in strategies.items() if value is not None},  # type: ignore[arg-type]
+    )
+
+
+# -- one for each path and process ----------------------------------------------------------------
+
+_flushers: dict[str, Flusher] = {}
+_making: Any = native.make_rlock()
+
+
+def get_flusher(options: Options) -> Flusher:
+    """The process's flusher of that path; the first to ask decides on the spool's options."""
+    path = options.spool_path or default_spool_path()
+    key = os.path.realpath(path)
+    found = _flushers.get(key)
+    if found is None:
+        # Before any lock: persist-queue logs while it is imported, and a handler may send that.
+        importlib.import_module("raven_spool.spool.queue")
+        with _making:
+            found = _flushers.get(key)
+            if found is None:
+                found = Flusher(open_spool(path, options), options)
+                if not _flushers:
+                    atexit.register(_close_all)
+                _flushers[key] = found
+    return found
+
+
+def open_spool(path: str, options: Options) -> Spool:
+    return Spool(path, fsync=options.fsync, max_bytes=options.max_bytes, overflow=options.overflow)
+
+
+def _close_all() -> None:
+    """The one exit hook. Ctrl-C in the middle of it ends the waiting, not the events."""
+    for flusher in list(_flushers.values()):
+        with contextlib.suppress(KeyboardInterrupt):
+            flusher.close(flusher.options.shutdown_timeout)

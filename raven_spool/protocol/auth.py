@@ -1,0 +1,74 @@
+"""The headers a client passed, and the auth header that we sign afresh for each attempt."""
+
+import re
+from collections.abc import Mapping
+
+from raven_spool.model import Destination, Headers
+
+_NOT_STORED = frozenset({
+    # Credentials: they don't belong into event rows.
+    "x-sentry-auth", "authorization", "cookie", "proxy-authorization",
+    # One connection's business: each sender sets its own.
+    "host", "content-length", "connection", "transfer-encoding", "keep-alive", "te", "trailer",
+    "upgrade", "proxy-connection", "expect", "accept-encoding",
+})  # fmt: skip
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110's token
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # latin-1 without what could start another header
+_FIELD = re.compile(r"[\x20-\x7e]*")
+
+
+def parse_auth(header: str) -> dict[str, str]:
+    """The fields of an X-Sentry-Auth header, names in lower case; what is unreadable is left out.
+
+    Source:
+        raven 6.10.0, raven.utils.get_auth_header
+    """
+    fields = re.sub(r"^\s*sentry\s+", "", header, flags=re.IGNORECASE).split(",")
+    pairs = (field.partition("=")[::2] for field in fields)
+    clean = {name.strip().lower(): value.strip() for name, value in pairs}
+    return {k: v for k, v in clean.items() if k and v and _FIELD.fullmatch(k + v)}
+
+
+def split_headers(headers: Mapping[str, str]) -> tuple[dict[str, str], Headers]:
+    """What a client's headers say of its destination, and those that are stored with the event."""
+    fields: dict[str, str] = {}
+    stored: dict[str, tuple[str, str]] = {}
+    for raw_name, raw_value in headers.items():
+        name, value = _text(raw_name), _text(raw_value).strip()
+        lower = name.lower()
+        if lower == "x-sentry-auth":
+            fields = parse_auth(value)
+        if lower not in _NOT_STORED and _NAME.fullmatch(name) and _VALUE.fullmatch(value):
+            stored[lower] = (name, value)
+    return fields, tuple(stored.values())
+
+
+def sign(destination: Destination, now: float) -> str:
+    """The X-Sentry-Auth header of one attempt.
+
+    The client's name is kept: Relay repairs NaN and Infinity for raven's events alone.
+
+    Source:
+        https://develop.sentry.dev/sdk/foundations/transport/authentication/
+    """
+    # raven's clients speak version 6, today's SDKs 7.
+    version = "6" if destination.client.startswith("raven") else "7"
+    fields = {
+        "sentry_timestamp": f"{now:.3f}",
+        "sentry_client": destination.client,
+        "sentry_version": version,
+        "sentry_key": destination.public_key,
+        "sentry_secret": destination.secret_key or "",
+    }
+    clean = ((name, re.sub(r"[^\x20-\x2b\x2d-\x7e]", "", v)) for name, v in fields.items())
+    return "Sentry " + ", ".join(f"{name}={value}" for name, value in clean if value)
+
+
+def _text(value: object) -> str:
+    match value:
+        case bytes():
+            return value.decode("latin-1")
+        case str():
+            return value
+        case _:
+            return "\0"  # dropped, like any other control character

@@ -1,0 +1,15 @@
+"""Runtimes: what runs the workers. One short file for each concurrency model."""
+
+from typing import Protocol
+
+
+class Runtime(Protocol):
+    def wake(self) -> None:
+        """There is something to send: see that a worker runs. Cheap; called at every send."""
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the workers to stop, as the drain was told to. Returns whether all did."""
+
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether the caller is one of the workers."""

@@ -1,0 +1,132 @@
+"""One request and its answer under one deadline, and how far it got.
+
+Neither http.client nor urllib3 bounds an exchange as a whole: their timeouts start again with each
+read, so that a server which sends a byte a second holds them for ever. Here the sockets
+themselves look at the clock. They wrap any socket (gevent's and eventlet's too) instead of
+inheriting from the one that was current at import.
+"""
+
+import io
+import socket
+import ssl
+import time
+from http.client import HTTPConnection, IncompleteRead
+from typing import Any
+
+
+class Exchange:
+    """The exchange that is under way. A sender runs one at a time, so its sockets share this."""
+
+    __slots__ = ("_ends_at", "connected", "cut", "sent", "timeout_seconds")
+
+    def begin(self, timeout_seconds: float) -> None:
+        self.timeout_seconds = timeout_seconds
+        self._ends_at = time.monotonic() + timeout_seconds
+        self.connected = False  # TLS and proxy included: from here on bytes of the event may leave
+        self.sent = False  # the whole request was handed to the kernel
+        self.cut = False  # the server has closed its side
+
+    def remaining_seconds(self) -> float:
+        left = self._ends_at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        return left
+
+
+class TimedSocket:
+    """A connected socket on which every wait ends with the exchange."""
+
+    def __init__(self, sock: socket.socket, exchange: Exchange) -> None:
+        self._sock = sock
+        self._exchange = exchange
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def settimeout(self, _seconds: float | None) -> None:
+        """Ignored: urllib3 sets its own before each step."""
+
+    def gettimeout(self) -> float:
+        # SSLContext.wrap_socket asks for the handshake's, which is one wait in C.
+        return self._exchange.remaining_seconds()
+
+    def sendall(self, content: bytes) -> None:
+        # SSLSocket.sendall would start its timeout again with each record of 16 KiB.
+        view = memoryview(content)
+        while view:
+            self._sock.settimeout(self._exchange.remaining_seconds())
+            view = view[self._sock.send(view) :]
+
+    def makefile(self, *_mode: Any) -> io.BufferedReader:
+        # The raw file keeps the descriptor open after HTTPConnection has closed its socket, as
+        # http.client counts on for the last answer of a connection.
+        return io.BufferedReader(_TimedReader(self._sock, self._exchange))
+
+
+class _TimedReader(io.RawIOBase):
+    def __init__(self, sock: socket.socket, exchange: Exchange) -> None:
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)
+        self._exchange = exchange
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        self._sock.settimeout(self._exchange.remaining_seconds())
+        count = self._raw.readinto(buffer)
+        if not count:
+            self._exchange.cut = True
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def open_socket(host: str, port: int, exchange: Exchange) -> socket.socket:
+    """Connect to the first address that answers; each gets a fair share of the time left."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    error: OSError | None = None
+    for index, (family, kind, protocol, _, address) in enumerate(found):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(exchange.remaining_seconds() / (len(found) - index))
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException as exc:
+            sock.close()
+            if not isinstance(exc, OSError):
+                raise
+            error = exc
+        else:
+            return sock
+    raise error or OSError("the name has no address")
+
+
+class WatchedConnection(HTTPConnection):
+    """What both senders add to http.client's connection (urllib3's is a subclass of it)."""
+
+    exchange: Exchange
+
+    def request(self, *args: Any, **options: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        self.exchange.connected = True
+        try:
+            super().request(*args, **options)
+        except (ConnectionError, ssl.SSLError):
+            # A server that has enough of a large body answers (often 413) and closes. Its answer
+            # can still be read; if there is none, reading says so.
+            return
+        self.exchange.sent = True
+
+    def getresponse(self) -> Any:  # urllib3's is of a class of its own
+        response = super().getresponse()
+        if self.exchange.cut:  # http.client takes the end of the stream for the end of the headers
+            response.close()
+            raise IncompleteRead(b"")
+        return response

@@ -1,0 +1,281 @@
+"""Enqueueing: threads that come at the same time share one transaction.
+
+A thread leaves its event with a ticket. If nobody is committing, it commits all that wait, its
+own among them; else it waits for its ticket. Whoever has committed hands the lead to the first
+that still waits. A ticket whose thread gave up after `send_timeout` (a stopped process holds the
+gate), came in from a signal handler, or was thrown out by an exception stays where it is: the
+waiting line is the memory buffer, and the next committer or the keeper takes it along.
+"""
+
+import functools
+import json
+import time
+import zlib
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from raven_spool.errors import SpoolBusy, SpoolError, SpoolFull, SpoolUncertain
+from raven_spool.model import Destination, Event, Headers
+from raven_spool.spool import fork, native
+from raven_spool.spool.lanes import LaneBook
+from raven_spool.spool.rows import Row
+from raven_spool.spool.store import Reentered, Store
+
+if TYPE_CHECKING:
+    from raven_spool.spool.queue import EventQueue
+
+# A transaction of 64 rows takes about 2 ms: more would show as latency, not as throughput.
+_BATCH_EVENTS = 64
+_BATCH_BYTES = 1 << 20
+# The memory buffer's bounds: what a process may hold while nobody can write.
+_WAITING_EVENTS = 1000
+_WAITING_BYTES = 16 << 20
+# How long a thread waits for its ticket before it looks for itself whether the lead is free: a
+# lead handed to a thread that a signal has just thrown out must not be lost.
+_LOOK_AGAIN_SECONDS = 0.02
+
+
+class Ticket:
+    __slots__ = ("destination", "done", "error", "event", "fate", "left", "tried_after", "wake")
+
+    def __init__(self, event: Event, destination: Destination) -> None:
+        self.event = event
+        self.destination = destination
+        self.done = False
+        self.left = False  # nobody waits for it any more
+        self.error: SpoolError | None = None
+        self.tried_after: int | None = None  # a commit of it began when this was the last id
+        self.wake = native.make_lock()
+        self.wake.acquire()
+        # Taken once, by the thread that leaves or by the committer that tells it an error: the
+        # event must be in the line or in that thread's hands, never in both or neither.
+        self.fate = native.make_lock()
+
+    def nudge(self) -> None:
+        try:
+            self.wake.release()
+        except RuntimeError:
+            pass  # nudged already
+
+    def leave(self) -> None:
+        """Its thread goes; the event stays in the line unless an error came first."""
+        if not self.done and not self.fate.acquire(blocking=False):
+            while self.error is None:
+                self.wake.acquire(timeout=_LOOK_AGAIN_SECONDS)
+        self.left = True
+
+    def refuse(self, error: SpoolError) -> bool:
+        """Hand the event back to its thread, if that is still there."""
+        handed_back = self.fate.acquire(blocking=False)
+        if handed_back:
+            self.error = error
+            self.nudge()
+        return bool(handed_back)
+
+
+class Intake:
+    def __init__(self, store: Store, book: LaneBook) -> None:
+        self._store = store
+        self._book = book
+        self._last: tuple[EventQueue | None, int] = (None, 0)
+        self._start_life()
+        fork.join(self)
+
+    def _start_life(self) -> None:
+        self._waiting: deque[Ticket] = deque()
+        self._lead: Any = native.make_rlock()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def enqueue(self, event: Event, destination: Destination, timeout_seconds: float) -> bool:
+        """True if the event is committed, False if it waits in memory.
+
+        Raises:
+            SpoolError: the spool will not take it, now or soon; it does not wait.
+        """
+        waiting = self._waiting
+        ticket = Ticket(event, destination)
+        self._check_room(event)
+        waiting.append(ticket)
+        try:
+            if not self._lead._is_owned():
+                self._see_through(ticket, waiting, time.monotonic() + timeout_seconds)
+        finally:
+            ticket.leave()
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.done
+
+    def _check_room(self, event: Event) -> None:
+        waiting = list(self._waiting)
+        held = sum(len(ticket.event.body) for ticket in waiting) if waiting else 0
+        if (
+            len(waiting) >= _WAITING_EVENTS
+            or held + len(event.body) > _WAITING_BYTES + _BATCH_BYTES
+        ):
+            raise SpoolFull(f"{len(waiting)} events wait in memory for the spool already")
+
+    def _see_through(self, ticket: Ticket, waiting: deque[Ticket], deadline: float) -> None:
+        while not (ticket.done or ticket.error):
+            remaining = deadline - time.monotonic()
+            led = self._commit_if_free(waiting, remaining)
+            if led is not None:
+                _nudge_first(waiting)
+            if led is False:
+                return
+            if ticket.done or ticket.error or remaining <= 0:
+                return
+            ticket.wake.acquire(timeout=min(remaining, _LOOK_AGAIN_SECONDS))
+
+    def _commit_if_free(self, waiting: deque[Ticket], timeout_seconds: float) -> bool | None:
+        """Commit what waits, as the one who leads. None: another thread leads. False: no luck."""
+        lead = self._lead
+        # As in Store.write: C calls alone in a `finally`, so that no signal leaves the lock held.
+        try:
+            if not lead.acquire(blocking=False):
+                return None
+            return self._commit_waiting(waiting, max(0.0, timeout_seconds))
+        finally:
+            try:
+                lead.release()
+            except RuntimeError:
+                pass
+
+    def _commit_waiting(self, waiting: deque[Ticket], timeout_seconds: float) -> bool:
+        """One batch, and more while nobody waits for the first of the rest."""
+        deadline = time.monotonic() + timeout_seconds
+        while waiting:
+            try:
+                self._commit_batch(waiting, max(0.0, deadline - time.monotonic()))
+            except SpoolError:
+                return False  # the line stays as it is; what was tried is marked
+            first = _first(waiting)
+            if first is not None and not first.left:
+                break
+        return True
+
+    def _commit_batch(self, waiting: deque[Ticket], timeout_seconds: float) -> None:
+        batch = _take(waiting)
+        insert = functools.partial(self._insert, batch=batch, waiting=waiting)
+        try:
+            self._store.write(insert, timeout_seconds)
+        except (SpoolBusy, SpoolUncertain, Reentered):
+            raise
+        except SpoolError as error:
+            self._refuse(waiting, batch, error)
+            raise
+        for ticket in batch:
+            waiting.popleft()
+            ticket.nudge()
+
+    def _refuse(self, waiting: deque[Ticket], batch: list[Ticket], error: SpoolError) -> None:
+        """Those whose threads wait hear of it; the others stay, for the keeper to place."""
+        for _ in batch:
+            waiting.popleft()
+        waiting.extendleft(reversed([ticket for ticket in batch if not ticket.refuse(error)]))
+
+    def _insert(self, queue: "EventQueue", batch: list[Ticket], waiting: deque[Ticket]) -> None:
+        if waiting is not self._waiting:
+            return  # forked by a signal handler a moment ago: these are the parent's
+        if queue is not self._last[0]:
+            self._last = (queue, queue.last_id())
+        fresh = self._not_there_yet(queue, batch)
+        if fresh:
+            rows = [self._row(queue, ticket) for ticket in fresh]
+            for ticket in fresh:
+                ticket.tried_after = self._last[1]
+            self._last = (queue, queue.insert(rows))
+        for ticket in batch:
+            ticket.done = True
+
+    def _not_there_yet(self, queue: "EventQueue", batch: list[Ticket]) -> list[Ticket]:
+        """A commit that raised, or whose thread was thrown out, may have happened: look first."""
+        tried = [ticket for ticket in batch if ticket.tried_after is not None]
+        if not tried:
+            return batch
+        after = min(ticket.tried_after or 0 for ticket in tried)
+        there = queue.find_recent([ticket.event.event_id for ticket in tried], after)
+        return [
+            ticket
+            for ticket in batch
+            if ticket.tried_after is None or ticket.event.event_id not in there
+        ]
+
+    def _row(self, queue: "EventQueue", ticket: Ticket) -> Row:
+        event = ticket.event
+        headers = _headers_text(event.headers)
+        return Row(
+            lane=self._book.lane_id(queue, ticket.destination, event.category),
+            timestamp=event.created_at,
+            event_id=event.event_id,
+            endpoint=event.endpoint,
+            size=len(event.body),
+            crc=checksum(headers, event.body),
+            headers=headers,
+            data=event.body,
+        )
+
+    # -- the keeper's part --------------------------------------------------------------------
+
+    def commit_left(self, timeout_seconds: float) -> bool:
+        """Commit what nobody waits for. Returns whether nothing is left."""
+        self._commit_if_free(self._waiting, timeout_seconds)
+        return not self._waiting
+
+    def take_left(self) -> list[tuple[Event, Destination]]:
+        """Give up on the spool for what nobody waits for: the caller has it from now on."""
+        waiting, taken = self._waiting, []
+        with self._lead:
+            for _ in range(len(waiting)):
+                ticket = waiting.popleft()
+                if ticket.left and not ticket.done:
+                    taken.append((ticket.event, ticket.destination))
+                elif not ticket.done:
+                    waiting.append(ticket)
+        return taken
+
+    # -- fork ---------------------------------------------------------------------------------
+
+    def before_fork(self) -> None: ...
+
+    def after_fork_in_parent(self) -> None: ...
+
+    def after_fork_in_child(self) -> None:
+        self._start_life()  # what waits is the parent's
+
+
+def _first(waiting: deque[Ticket]) -> Ticket | None:
+    try:
+        return waiting[0]
+    except IndexError:
+        return None
+
+
+def _nudge_first(waiting: deque[Ticket]) -> None:
+    """Hand over: whoever it was sees that the lead is free."""
+    first = _first(waiting)
+    if first is not None:
+        first.nudge()
+
+
+def _take(waiting: deque[Ticket]) -> list[Ticket]:
+    batch: list[Ticket] = []
+    total = 0
+    for ticket in islice(list(waiting), _BATCH_EVENTS):
+        total += len(ticket.event.body)
+        if batch and total > _BATCH_BYTES:
+            break
+        batch.append(ticket)
+    return batch
+
+
+def checksum(headers: str, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(headers.encode()))
+
+
+@functools.lru_cache(maxsize=256)
+def _headers_text(headers: Headers) -> str:
+    return json.dumps(headers)

@@ -1,0 +1,101 @@
+"""The thread behind a spool: syncs what was committed, commits what had to wait.
+
+It begins with the first need and ends when there is none; a forked child begins its own.
+"""
+
+from collections.abc import Callable
+
+from raven_spool.errors import SpoolBusy, SpoolError, SpoolUncertain
+from raven_spool.model import Destination, Event
+from raven_spool.spool import fork, native
+from raven_spool.spool.intake import Intake
+from raven_spool.spool.store import Reentered, Store
+
+# Twice a second keeps the promise of `everysec`: on disk within a second of the commit.
+_BEAT_SECONDS = 0.5
+_IDLE_BEATS = 10
+_PATIENCE_SECONDS = 0.2
+
+Refuge = Callable[[Event, Destination], None]
+
+
+class Keeper:
+    def __init__(self, store: Store, intake: Intake, *, syncs: bool) -> None:
+        self._store = store
+        self._intake = intake
+        self._syncs = syncs
+        self._unsynced = False
+        self._alive = False
+        self.refuge: Refuge | None = None  # takes what the spool refuses
+        fork.join(self)
+
+    def committed(self) -> None:
+        """Something was committed: sync it within a second, if that is the mode."""
+        self._unsynced = True
+        if self._syncs and not self._alive:
+            self._start()
+
+    def waits(self) -> None:
+        """Something waits in memory."""
+        if not self._alive:
+            self._start()
+
+    def _start(self) -> None:
+        self._alive = True
+        try:
+            native.start_thread(self._run)
+        except RuntimeError:
+            self._alive = False  # the interpreter is ending: `finish` will be called
+
+    def _run(self) -> None:
+        idle = 0
+        while idle < _IDLE_BEATS:
+            native.sleep(_BEAT_SECONDS)
+            idle = 0 if self.beat() else idle + 1
+        self._alive = False
+        if self._unsynced or self._intake.waiting:
+            self._start()  # it came while we were leaving
+
+    def beat(self) -> bool:
+        """One round. Returns whether there was anything to do."""
+        busy = self._intake.waiting > 0
+        if busy:
+            self._place_what_waits()
+        if self._unsynced and self._syncs:
+            busy = True
+            self.sync()
+        return busy
+
+    def sync(self) -> None:
+        self._unsynced = False
+        try:
+            self._store.sync()
+        except OSError:
+            self._unsynced = True  # a full or failing disk: next beat
+
+    def _place_what_waits(self) -> None:
+        if self._intake.commit_left(_PATIENCE_SECONDS):
+            self._unsynced = True
+        elif self.refuge is not None and not self._takes():
+            for event, destination in self._intake.take_left():
+                self.refuge(event, destination)
+
+    def _takes(self) -> bool:
+        """Whether the spool is merely busy."""
+        try:
+            self._store.write(lambda queue: None, _PATIENCE_SECONDS)
+        except (SpoolBusy, SpoolUncertain, Reentered):
+            return True
+        except SpoolError:
+            return False
+        return True
+
+    # -- fork ---------------------------------------------------------------------------------
+
+    def before_fork(self) -> None: ...
+
+    def after_fork_in_parent(self) -> None: ...
+
+    def after_fork_in_child(self) -> None:
+        self._alive = False
+        self._unsynced = False

@@ -1,0 +1,137 @@
+"""Destinations and lanes: which row an event belongs to, and what holds it back."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from raven_spool.model import Destination, Lane
+
+if TYPE_CHECKING:
+    from raven_spool.spool.queue import EventQueue
+
+_LANE_COLUMNS = "id, destination, category, open_at, hold_seconds, hold, reason, failures, ready"
+
+
+class LaneBook:
+    """The ids of destinations and lanes of the file that is open, looked up once."""
+
+    def __init__(self) -> None:
+        self._queue: EventQueue | None = None
+        self._lanes: dict[tuple[Destination, str], int] = {}
+        self._destinations: dict[int, Destination] = {}
+
+    def lane_id(self, queue: "EventQueue", destination: Destination, category: str) -> int:
+        """Made if it was not there.
+
+        Crash:
+            A destination or lane without events is left; the next send finds it.
+        """
+        self._follow(queue)
+        key = (destination, category)
+        found = self._lanes.get(key)
+        if found is None:
+            found = _make_lane(queue, destination, category)
+            self._lanes[key] = found
+        return found
+
+    def destination(self, queue: "EventQueue", destination_id: int) -> Destination:
+        self._follow(queue)
+        found = self._destinations.get(destination_id)
+        if found is None:
+            (settings,) = queue.connection.execute(
+                "SELECT settings FROM destinations WHERE id = ?", (destination_id,)
+            ).fetchone()
+            found = Destination(**json.loads(settings))
+            self._destinations[destination_id] = found
+        return found
+
+    def _follow(self, queue: "EventQueue") -> None:
+        if queue is not self._queue:
+            self._queue = queue
+            self._lanes.clear()
+            self._destinations.clear()
+
+
+def _make_lane(queue: "EventQueue", destination: Destination, category: str) -> int:
+    execute = queue.connection.execute
+    settings = json.dumps(asdict(destination), sort_keys=True)
+    execute("INSERT OR IGNORE INTO destinations (settings) VALUES (?)", (settings,))
+    (destination_id,) = execute(
+        "SELECT id FROM destinations WHERE settings = ?", (settings,)
+    ).fetchone()
+    execute(
+        "INSERT OR IGNORE INTO lanes (destination, category) VALUES (?, ''), (?, ?)",
+        (destination_id, destination_id, category),
+    )
+    (lane,) = execute(
+        "SELECT id FROM lanes WHERE destination = ? AND category = ?", (destination_id, category)
+    ).fetchone()
+    return int(lane)
+
+
+def read_lanes(queue: "EventQueue") -> list[Lane]:
+    rows = queue.connection.execute(f"SELECT {_LANE_COLUMNS} FROM lanes ORDER BY id")
+    return [Lane(**dict(zip(_FIELDS, row, strict=True))) for row in rows]
+
+
+_FIELDS = (
+    "id", "destination_id", "category", "open_at", "hold_seconds", "hold", "reason", "failures",
+    "ready",
+)  # fmt: skip
+
+
+def hold_lane(
+    queue: "EventQueue",
+    destination_id: int,
+    category: str,
+    *,
+    open_at: float,
+    hold_seconds: float,
+    hold: str,
+    reason: str,
+    failures: int,
+) -> None:
+    """Close a lane until `open_at`, or category "" for the whole destination.
+
+    A limit never shortens a limit: the later of two counts.
+    """
+    queue.connection.execute(
+        "INSERT INTO lanes (destination, category, open_at, hold_seconds, hold, reason, failures) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (destination, category) DO UPDATE SET "
+        "open_at = excluded.open_at, hold_seconds = excluded.hold_seconds, hold = excluded.hold, "
+        "reason = excluded.reason, failures = excluded.failures "
+        "WHERE NOT (lanes.hold = 'limited' AND lanes.open_at > excluded.open_at)",
+        (destination_id, category, open_at, hold_seconds, hold, reason, failures),
+    )
+
+
+def open_lane(queue: "EventQueue", destination_id: int) -> None:
+    """The destination has answered: it is whole again. Limits stay."""
+    queue.connection.execute(
+        "UPDATE lanes SET failures = 0, hold = '', open_at = 0, hold_seconds = 0, reason = '' "
+        "WHERE destination = ? AND category = '' AND hold IN ('backoff', 'refused')",
+        (destination_id,),
+    )
+
+
+def forget_backoff(queue: "EventQueue") -> None:
+    """What `flush` does first: it ignores back-off, never limits."""
+    queue.connection.execute(
+        "UPDATE lanes SET open_at = 0, hold_seconds = 0 WHERE hold IN ('backoff', 'refused')"
+    )
+
+
+def totals(queue: "EventQueue") -> dict[str, Any]:
+    """The ledger, summed over the lanes."""
+    row = queue.connection.execute(
+        "SELECT TOTAL(accepted), TOTAL(ready), TOTAL(dead), TOTAL(delivered), TOTAL(bytes) "
+        "FROM lanes"
+    ).fetchone()
+    sums = dict(
+        zip(("accepted", "ready", "dead", "delivered", "bytes"), map(int, row), strict=True)
+    )
+    drops = queue.connection.execute(
+        "SELECT reason, SUM(events) FROM drops GROUP BY reason HAVING SUM(events) > 0"
+    )
+    dropped = {reason: int(events) for reason, events in drops}
+    return {**sums, "dropped": sum(dropped.values()), "dropped_by_reason": dropped}

@@ -1,0 +1,191 @@
+"""Who drains: the process that holds the spool's drain lock, and how far it has come.
+
+The lock is filelock's (`flock`: it dies with its holder). Its taking raises a stored epoch, so
+that a leader whose lock file was removed, or who slept through a change, sees at its next claim
+that another has taken over. Progress is a small file beside it, for those who wait.
+"""
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raven_spool.spool import fork
+from raven_spool.spool.files import open_private
+from raven_spool.spool.places import MEMORY
+from raven_spool.spool.store import Store
+
+if TYPE_CHECKING:
+    from raven_spool.spool.queue import EventQueue
+
+STALLED_AFTER_SECONDS = 10.0
+_TICK_SECONDS = 1.0
+_RECORD_BYTES = 160
+_PATIENCE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderRecord:
+    """What a leader last said of itself."""
+
+    pid: int
+    progress_at: float
+    busy_until: float  # it may be silent until then: a request is under way
+
+    def is_stalled(self, now: float) -> bool:
+        return now > max(self.progress_at + STALLED_AFTER_SECONDS, self.busy_until)
+
+
+class Leadership:
+    """This process's claim to lead. Used by one thread at a time (the drain's lock)."""
+
+    def __init__(self, path: str, store: Store) -> None:
+        self._store = store
+        self._in_memory = path == MEMORY
+        self._lock_path = os.path.join(path, "drain.lock")
+        self._record_path = os.path.join(path, "drain.leader")
+        self.careful = False  # the last leader ended without a word
+        self._forget()
+        fork.join(self)
+
+    def _forget(self) -> None:
+        self._lock: Any = None
+        self._inode = 0
+        self._epoch = 0
+        self._record = -1
+        self._ticked = 0.0
+
+    @property
+    def is_held(self) -> bool:
+        return self._lock is not None
+
+    def take(self) -> bool:
+        """Try to lead, without waiting.
+
+        Crash:
+            The kernel frees the lock; the next leader finds `leading` set and takes care.
+        """
+        if self.is_held:
+            return True
+        self._store.read(lambda queue: None)  # the directory must be there, or made
+        lock = None if self._in_memory else _acquire(self._lock_path)
+        if lock is None and not self._in_memory:
+            return False
+        try:
+            self._epoch, self.careful = self._store.write(_raise_epoch, _PATIENCE_SECONDS)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+        self._lock = lock or True
+        if not self._in_memory:
+            self._inode = os.stat(self._lock_path).st_ino
+            self._record = open_private(self._record_path)
+        self.tick(0.0)
+        return True
+
+    def still_leads(self, queue: "EventQueue") -> bool:
+        """Whether nobody has taken over; asked before each claim, inside its read."""
+        if not self.is_held:
+            return False
+        if self._in_memory:
+            return True
+        (epoch,) = queue.connection.execute("SELECT epoch FROM leadership").fetchone()
+        try:
+            return bool(epoch == self._epoch and os.stat(self._lock_path).st_ino == self._inode)
+        except OSError:
+            return False
+
+    def let_go(self, *, clean: bool = True) -> None:
+        """Stop leading. Clean: nothing is in flight."""
+        lock, record, epoch = self._lock, self._record, self._epoch
+        self._forget()
+        if lock is None:
+            return
+        with contextlib.suppress(Exception):  # a broken spool must not keep us leading
+            if clean:
+                self._store.write(lambda queue: _stand_down(queue, epoch), _PATIENCE_SECONDS)
+        if record >= 0:
+            _write_record(record, None)
+            os.close(record)
+        if lock is not True:
+            lock.release()
+
+    def tick(self, busy_seconds: float) -> None:
+        """Say that we move; at most once a second unless a request begins after a rest."""
+        now = time.time()
+        if self._record >= 0 and abs(now - self._ticked) >= _TICK_SECONDS:
+            self._ticked = now
+            _write_record(
+                self._record,
+                LeaderRecord(pid=os.getpid(), progress_at=now, busy_until=now + busy_seconds),
+            )
+
+    def look(self) -> LeaderRecord | None:
+        """What the present leader last said; None if it said good-bye."""
+        return read_record(self._record_path)
+
+    # -- fork ---------------------------------------------------------------------------------
+
+    def before_fork(self) -> None: ...
+
+    def after_fork_in_parent(self) -> None: ...
+
+    def after_fork_in_child(self) -> None:
+        # filelock closes its descriptor in the child by itself and refuses the object.
+        if self._record >= 0:
+            os.close(self._record)
+        self._forget()
+
+
+def _acquire(path: str) -> Any:
+    """The lock, or None if somebody else has it."""
+    from filelock import FileLock, Timeout  # 53 ms: only those who drain pay for it
+
+    lock = FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
+def _raise_epoch(queue: "EventQueue") -> tuple[int, bool]:
+    row = queue.connection.execute(
+        "UPDATE leadership SET epoch = epoch + 1, unclean = leading, leading = 1 "
+        "RETURNING epoch, unclean"
+    ).fetchall()[0]
+    return int(row[0]), bool(row[1])
+
+
+def _stand_down(queue: "EventQueue", epoch: int) -> None:
+    queue.connection.execute("UPDATE leadership SET leading = 0 WHERE epoch = ?", (epoch,))
+
+
+def _write_record(descriptor: int, record: LeaderRecord | None) -> None:
+    text = "{}"
+    if record is not None:
+        text = json.dumps(
+            {
+                "pid": record.pid,
+                "progress_at": round(record.progress_at, 3),
+                "busy_until": round(record.busy_until, 3),
+            }
+        )
+    # One write of one size: a reader never sees half of it.
+    os.pwrite(descriptor, text.encode().ljust(_RECORD_BYTES) + b"\n", 0)
+
+
+def read_record(path: str) -> LeaderRecord | None:
+    try:
+        with open(path, "rb") as file:
+            found = json.loads(file.read(_RECORD_BYTES))
+        return LeaderRecord(
+            pid=int(found["pid"]),
+            progress_at=float(found["progress_at"]),
+            busy_until=float(found["busy_until"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,32 @@
+"""Locks and threads of the operating system, also where gevent or eventlet have patched them.
+
+The store is touched by native threads even under monkey patching (an offloaded commit, a worker
+pool), and a green lock means nothing between them. These locks are never held across a green
+switch: under them runs SQLite and nothing else.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def _original(module: str, name: str) -> Any:
+    if "gevent.monkey" in sys.modules:
+        return sys.modules["gevent.monkey"].get_original(module, name)
+    if "eventlet.patcher" in sys.modules:
+        return getattr(sys.modules["eventlet.patcher"].original(module), name)
+    return getattr(__import__(module), name)
+
+
+# Looked up once: what was not patched when we were imported is the original itself.
+make_lock: Callable[[], Any] = _original("_thread", "allocate_lock")
+# The C implementation: release and ownership are single calls no signal can split.
+make_rlock: Callable[[], Any] = _original("_thread", "RLock")
+sleep: Callable[[float], None] = _original("time", "sleep")
+get_thread_id: Callable[[], int] = _original("_thread", "get_ident")
+_start: Callable[..., int] = _original("_thread", "start_new_thread")
+
+
+def start_thread(target: Callable[[], None]) -> None:
+    """A daemon thread; the interpreter does not wait for it."""
+    _start(target, ())

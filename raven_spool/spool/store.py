@@ -1,0 +1,320 @@
+"""One SQLite file, opened when needed, used by one thread at a time, closed around forks.
+
+`write` and `read` are the only two ways in. Both hold the store's lock; `write` passes the gate
+too. Neither runs foreign code under them.
+"""
+
+import contextlib
+import ctypes
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from raven_spool.errors import (
+    SchemaTooNew,
+    SpoolBusy,
+    SpoolCorrupt,
+    SpoolError,
+    SpoolFull,
+    SpoolUncertain,
+    SpoolUnusable,
+)
+from raven_spool.spool import fork, native
+from raven_spool.spool.places import MEMORY, DiskPlace, MemoryPlace, Place
+
+if TYPE_CHECKING:
+    from raven_spool.spool.queue import EventQueue
+
+T = TypeVar("T")
+
+PAGE_BYTES = 4096
+_FORK_PATIENCE_SECONDS = 1.0
+_CLOSE_PATIENCE_SECONDS = 0.1
+_RETRY_OPEN_SECONDS = 5.0  # an unusable path is not tried again at every send
+
+# Redis' words, SQLite's pragma. `everysec` syncs apart from the commit (keeper.py).
+SYNCHRONOUS = {"always": "FULL", "everysec": "NORMAL", "no": "NORMAL"}
+
+_MEANINGS: dict[int, tuple[type[SpoolError], str]] = {
+    sqlite3.SQLITE_FULL: (SpoolFull, "is full"),
+    sqlite3.SQLITE_CORRUPT: (SpoolCorrupt, "is damaged"),
+    sqlite3.SQLITE_NOTADB: (SpoolCorrupt, "is damaged"),
+    sqlite3.SQLITE_BUSY: (SpoolBusy, "is held by another program"),
+    sqlite3.SQLITE_LOCKED: (SpoolBusy, "is held by another program"),
+    sqlite3.SQLITE_READONLY: (SpoolUnusable, "cannot be written"),
+    sqlite3.SQLITE_CANTOPEN: (SpoolUnusable, "cannot be opened"),
+    sqlite3.SQLITE_PERM: (SpoolUnusable, "cannot be written"),
+    sqlite3.SQLITE_AUTH: (SpoolUnusable, "cannot be written"),
+}
+
+
+class Reentered(SpoolError):
+    """A signal handler or destructor came in while its own thread was in the store."""
+
+
+class Store:
+    def __init__(self, path: str, *, fsync: str, max_bytes: int) -> None:
+        self.path = path
+        self.generation = ""
+        self._fsync = fsync
+        self._max_pages = max(64, max_bytes // PAGE_BYTES)
+        self._place: Place = MemoryPlace() if path == MEMORY else DiskPlace(path)
+        self._queue: EventQueue | None = None
+        self._refused: tuple[float, SpoolError] | None = None
+        self._start_life()
+        fork.join(self)
+
+    def _start_life(self) -> None:
+        self._lock = native.make_rlock()
+        self._pid = os.getpid()
+        self._fork_ready = False
+
+    # -- the two ways in ----------------------------------------------------------------------
+
+    def write(self, operation: Callable[["EventQueue"], T], timeout_seconds: float) -> T:
+        """Run `operation`, one statement, with nobody else writing.
+
+        Raises:
+            SpoolBusy: the lock or the gate was not won within `timeout_seconds`.
+            SpoolUnusable, SpoolFull, SpoolCorrupt, SchemaTooNew: as they say.
+            SpoolUncertain: the statement may or may not have been committed.
+
+        Crash:
+            Before the statement ended: nothing. After: all of it.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        lock, pid = self._own_lock()
+        # No signal can leave a lock behind: Python looks for signals after calls and at the
+        # start of Python functions, so each C call below has done its work before an exception
+        # can come out of it, and each is alone in its `finally`. To free what was not taken is
+        # harmless for a flock and an error to ignore for the RLock.
+        try:
+            if not lock.acquire(timeout=max(0.0, timeout_seconds)):
+                raise SpoolBusy(f"the spool {self.path} is in use by this process")
+            try:
+                return self._write_gated(operation, deadline, pid)
+            finally:
+                if os.getpid() == pid:
+                    self._place.release()
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass
+
+    def read(self, operation: Callable[["EventQueue"], T], timeout_seconds: float = 1.0) -> T:
+        """Run `operation`, which writes nothing. Readers need no gate."""
+        lock, _ = self._own_lock()
+        try:
+            if not lock.acquire(timeout=timeout_seconds):
+                raise SpoolBusy(f"the spool {self.path} is in use by this process")
+            if self._queue is None or self._place.has_moved():
+                self._open_gated(time.monotonic() + timeout_seconds)
+            assert self._queue is not None
+            with self._explained():
+                return operation(self._queue)
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass
+
+    def _own_lock(self) -> tuple[Any, int]:
+        pid = os.getpid()
+        if pid != self._pid:
+            self._abandon()  # a fork made in C, past our hooks
+        if self._lock._is_owned():
+            raise Reentered("in the middle of another operation of this thread")
+        return self._lock, pid
+
+    def _write_gated(self, operation: Callable[["EventQueue"], T], deadline: float, pid: int) -> T:
+        if self._queue is None:
+            self._check_refused()
+            self._enter()
+        if not self._place.acquire(deadline):
+            raise SpoolBusy(f"another process holds the spool {self.path}")
+        if self._queue is None or self._place.has_moved():
+            self._open(deadline)
+        queue = self._queue
+        assert queue is not None
+        try:
+            with self._explained():
+                return operation(queue)
+        except sqlite3.ProgrammingError:
+            if queue is self._queue or os.getpid() != pid:
+                raise
+            # A signal handler forked just now, and our hook closed the connection.
+            return self._write_gated(operation, deadline, pid)
+
+    # -- opening and closing ------------------------------------------------------------------
+
+    def _check_refused(self) -> None:
+        if self._refused is None:
+            return
+        until, error = self._refused
+        if time.monotonic() < until:
+            raise error
+        self._refused = None
+
+    def _refuse(self, error: SpoolError) -> SpoolError:
+        self._refused = (time.monotonic() + _RETRY_OPEN_SECONDS, error)
+        return error
+
+    def _enter(self) -> bool:
+        try:
+            return self._place.enter()
+        except SpoolUnusable as error:
+            raise self._refuse(error) from None
+
+    def _open_gated(self, deadline: float) -> None:
+        self._check_refused()
+        self._enter()
+        try:
+            if not self._place.acquire(deadline):
+                raise SpoolBusy(f"another process holds the spool {self.path}")
+            self._open(deadline)
+        finally:
+            self._place.release()
+
+    def _open(self, deadline: float) -> None:
+        """Open the live generation, or begin the first. Behind the gate."""
+        self._close()
+        if self._enter() and not self._place.acquire(deadline):
+            raise SpoolBusy(f"another process holds the spool {self.path}")
+        try:
+            with self._explained():
+                self._open_live()
+        except (SchemaTooNew, SpoolUnusable) as error:
+            raise self._refuse(error) from None
+        except OSError as error:
+            refused = SpoolUnusable(f"cannot use the spool {self.path}: {error.strerror}")
+            raise self._refuse(refused) from error
+
+    def _open_live(self) -> None:
+        generation = self._place.locate()
+        if generation is None:
+            self._begin()
+        else:
+            self._queue = self._connect(generation)
+            self.generation = generation
+
+    def _begin(self) -> None:
+        generation = self._place.begin()
+        self._queue = self._connect(generation)
+        self._place.publish(generation)
+        self.generation = generation
+
+    def _connect(self, generation: str) -> "EventQueue":
+        from raven_spool.spool.queue import EventQueue  # persist-queue: 71 ms
+
+        return EventQueue(
+            self._place.directory(generation),
+            synchronous=SYNCHRONOUS[self._fsync],
+            max_pages=self._max_pages,
+        )
+
+    def quarantine(self, broken: str, timeout_seconds: float) -> bool:
+        """Leave the generation `broken` as it lies and begin a fresh one.
+
+        Returns whether this process did it; another may have been first.
+
+        Crash:
+            Before `current` was replaced: it is found broken again. After: done.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        lock, _ = self._own_lock()
+        try:
+            if not lock.acquire(timeout=timeout_seconds):
+                raise SpoolBusy(f"the spool {self.path} is in use by this process")
+            return self._quarantine(broken, deadline)
+        finally:
+            self._place.release()
+            lock.release()
+
+    def _quarantine(self, broken: str, deadline: float) -> bool:
+        self._enter()
+        if not self._place.acquire(deadline):
+            raise SpoolBusy(f"another process holds the spool {self.path}")
+        self._close()
+        self._refused = None
+        if self._live() != broken:
+            return False
+        self._begin()
+        return True
+
+    def _live(self) -> str:
+        try:
+            return self._place.locate() or ""
+        except SpoolCorrupt:
+            return self.generation
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        lock, pid = self._own_lock()
+        try:
+            lock.acquire()
+            if self._queue is not None:
+                # The last to close checkpoints: behind the gate, if it is to be had.
+                self._place.acquire(time.monotonic() + _CLOSE_PATIENCE_SECONDS)
+            self._close()
+        finally:
+            try:
+                if os.getpid() == pid:
+                    self._place.release()
+            finally:
+                lock.release()
+
+    def _close(self) -> None:
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            queue.close()
+
+    def sync(self) -> None:
+        """Bring what was committed to the disk itself."""
+        self._place.sync()
+
+    # -- errors -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """SQLite's errors in our words; anything unforeseen leaves a commit uncertain."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if isinstance(error, sqlite3.ProgrammingError):
+                raise  # closed under our hands by a fork, or a mistake of ours
+            kind, text = _MEANINGS.get(primary, (SpoolUncertain, "failed"))
+            raise kind(f"the spool {self.path} {text} ({error})") from error
+
+    # -- fork ---------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        self._fork_ready = self._lock.acquire(timeout=_FORK_PATIENCE_SECONDS)
+        if self._fork_ready and self.path != MEMORY:
+            self._close()
+
+    def after_fork_in_parent(self) -> None:
+        if self._fork_ready:
+            self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        if not self._fork_ready or self.path == MEMORY:
+            self._abandon()
+            return
+        self._place.leave()
+        self._start_life()
+
+    def _abandon(self) -> None:
+        """An inherited open connection: never touch it, never free it, stay off the file."""
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(queue))  # its __del__ would close it
+        self._place.leave()
+        self._start_life()
+        if self.path == MEMORY:
+            return  # the parent's events are the parent's; this process begins its own
+        error = SpoolUnusable(f"forked while the spool {self.path} was in use: not until exec")
+        self._refused = (float("inf"), error)

@@ -1,0 +1,60 @@
+"""The bell of a spool: who enqueues rings it, the leader hears it, in whichever process.
+
+A named pipe beside the file. Only the leader reads from it, so that nobody takes a ring away from
+the one who must hear it; an idle runtime that hears one tries to lead. What nobody hears stays in
+the pipe and wakes the next leader once, for nothing.
+"""
+
+import contextlib
+import os
+
+from raven_spool.spool import fork
+from raven_spool.spool.files import open_fifo
+from raven_spool.spool.places import MEMORY
+
+
+class Bell:
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._ends: tuple[int, ...] = ()
+        self._generation = ""
+        fork.join(self)
+
+    def descriptor(self, generation: str) -> int:
+        """Readable once it has rung; another one when the spool's directory was made anew.
+
+        Raises:
+            OSError: no pipe can be made there.
+        """
+        if not self._ends or generation != self._generation:
+            self.close()
+            if self._path == MEMORY:
+                self._ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            else:
+                self._ends = (open_fifo(os.path.join(self._path, "wake")),)
+            self._generation = generation
+        return self._ends[0]
+
+    def ring(self, generation: str) -> None:
+        """Costs about a microsecond; a bell that can't ring is no error."""
+        with contextlib.suppress(OSError):  # BlockingIOError: it rings already
+            self.descriptor(generation)
+            os.write(self._ends[-1], b".")
+
+    def silence(self) -> None:
+        """Take in what has rung. For the leader, before it looks at the spool."""
+        with contextlib.suppress(OSError):
+            if self._ends:
+                os.read(self._ends[0], 65536)
+
+    def close(self) -> None:
+        ends, self._ends = self._ends, ()
+        for end in ends:
+            os.close(end)
+
+    def before_fork(self) -> None: ...
+
+    def after_fork_in_parent(self) -> None: ...
+
+    def after_fork_in_child(self) -> None:
+        self.close()

@@ -1,0 +1,146 @@
+"""raven's transport interface over a spool: what all transports share."""
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from raven_spool import backends
+from raven_spool.config import Options, read_options
+from raven_spool.flusher import Flusher, get_flusher
+from raven_spool.model import Destination
+from raven_spool.protocol import parse_endpoint, prepare, split_headers
+
+
+class Transport:
+    """raven's base class: a transport of your own derives from it and implements `send`."""
+
+    is_async = False
+    scheme: list[str] = []
+
+    def send(self, url: str, data: bytes, headers: Mapping[str, str]) -> Any:
+        """Deliver one event; raise where that failed."""
+        raise NotImplementedError(f"{type(self).__name__} must implement send")
+
+
+class AsyncTransport(Transport):
+    """raven's base class for transports that answer through callbacks."""
+
+    is_async = True
+
+    def async_send(
+        self,
+        url: str,
+        data: bytes,
+        headers: Mapping[str, str],
+        success_cb: Callable[[], Any],
+        failure_cb: Callable[[Exception], Any],
+    ) -> None:
+        """Deliver one event; call `success_cb()` or `failure_cb(exception)`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement async_send")
+
+
+class SpoolingTransport(Transport):
+    """A transport that commits to a spool; a flusher delivers.
+
+    Cheap to make: nothing is opened, imported or started before the first event.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        self._given = given
+        self._options = read_options(given)
+        self._pid = os.getpid()
+
+    def __call__(self, **options: Any) -> "SpoolingTransport":
+        """raven calls its transport with the options of the DSN: they fill what was not given."""
+        return type(self)(**{**options, **self._given})
+
+    @property
+    def options(self) -> Options:
+        return self._options
+
+    @property
+    def flusher(self) -> Flusher:
+        return get_flusher(self._options)
+
+    def send(self, url: str, data: bytes, headers: Mapping[str, str]) -> str:
+        """Commit one event to the spool; it will be delivered from there.
+
+        Args:
+            url: the store or envelope endpoint.
+            data: the body as the client encoded it.
+            headers: the client's; the X-Sentry-Auth among them is signed anew at each attempt.
+
+        Returns:
+            The event's id, 32 hex digits.
+
+        Raises:
+            SpoolError: it could neither be spooled nor kept in memory to be sent from there.
+            ConfigurationError: `url` is no Sentry endpoint, or no key came with it.
+
+        Crash:
+            Before the return the event may be lost; after it, not (but see `send_timeout`).
+        """
+        base_url, project, endpoint = parse_endpoint(url)
+        auth, stored_headers = split_headers(headers)
+        event = prepare(
+            data,
+            stored_headers,
+            endpoint=endpoint,
+            created_at=time.time(),
+            new_id=lambda: uuid.uuid4().hex,
+        )
+        self.flusher.enqueue(event, self._destination(base_url, project, auth))
+        return event.event_id
+
+    def async_send(
+        self,
+        url: str,
+        data: bytes,
+        headers: Mapping[str, str],
+        success_cb: Callable[[], Any],
+        failure_cb: Callable[[Exception], Any],
+    ) -> None:
+        """As `send`: success is the commit. HTTP outcomes are never reported here: raven would
+        drop events for up to 36 s after each failure it hears of."""
+        try:
+            self.send(url, data, headers)
+        except Exception as error:
+            failure_cb(error)
+            raise
+        success_cb()
+
+    def _destination(self, base_url: str, project: str, auth: Mapping[str, str]) -> Destination:
+        options = self._options
+        return Destination(
+            base_url=base_url,
+            project=project,
+            public_key=auth.get("sentry_key", ""),
+            secret_key=auth.get("sentry_secret"),
+            client=auth.get("sentry_client", "raven-spool"),
+            timeout_seconds=options.timeout,
+            verify_ssl=options.verify_ssl,
+            ca_certs=options.ca_certs,
+            proxy=options.proxy,
+            sender=options.sender or backends.choose(options.backend).sender,
+        )
+
+    def flush(self, timeout: float = 2.0) -> bool:
+        """Deliver now, whatever back-off says. Returns whether nothing is left in the spool."""
+        return self.flusher.flush(timeout)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Deliver what can be delivered in `timeout` (default: shutdown_timeout), then stop.
+
+        The spool stays: the next event, here or through another transport, starts it again.
+        """
+        self.flusher.close(self._options.shutdown_timeout if timeout is None else timeout)
+
+    def stats(self) -> dict[str, Any]:
+        """The spool's counts, and how many events of this process no disk has (`volatile`)."""
+        flusher = self.flusher
+        return {**flusher.spool.stats(), "volatile": flusher.volatile}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} spool_path={self._options.spool_path!r}>"

@@ -1,0 +1,46 @@
+"""The transport to choose: `raven.Client(dsn, transport=SpoolTransport(spool_path=...))`."""
+
+from typing import Any
+
+from raven_spool.transport.base import SpoolingTransport
+
+
+class SpoolTransport(SpoolingTransport):
+    """Every send is committed to an on-disk spool first, then delivered from there.
+
+    Give it to raven as a class, with options in the DSN's query, or as an instance.
+
+    Args:
+        timeout: seconds for one whole HTTP exchange.
+        verify_ssl: check the server's certificate and name.
+        ca_certs: a file with the certificates to trust instead of the usual ones.
+        spool_path: the directory of the spool; made when the first event comes.
+        backend: "auto", "thread", "requests", or "none" (enqueue only; cron drains).
+        fsync: "always", "everysec" (default), "no": when a commit reaches the disk itself.
+        concurrency: requests at once, 1 keeps the order of capture.
+        shutdown_timeout: seconds the process may take at its end to deliver what is left.
+        send_timeout: seconds a send may wait for other writers.
+        max_bytes: the spool's size; a tenth of the file system at most.
+        max_age: seconds after which an undelivered event becomes a dead letter.
+        overflow: "drop_oldest" or "drop_newest" when max_bytes is reached.
+        on_server_error, on_rate_limit: "discard" gives Sentry's guidance to SDKs to the letter.
+        wait, stop: tenacity strategies for back-off and giving up.
+        sender: "urllib" or "requests".
+        proxy: a proxy's URL; the default is what the environment says.
+        on_delivered, on_dead: called in the process that drains: (event), (event, reason).
+
+    Raises:
+        ConfigurationError: a keyword has a value that can't be used.
+    """
+
+    scheme = ["spool+http", "spool+https"]
+
+    def __init__(
+        self,
+        parsed_url: Any = None,
+        timeout: float | str | None = None,
+        verify_ssl: bool | str | None = None,
+        ca_certs: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(timeout=timeout, verify_ssl=verify_ssl, ca_certs=ca_certs, **options)

@@ -1,0 +1,32 @@
+"""A certificate authority of our own, one for each process."""
+
+import atexit
+import shutil
+import ssl
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@cache
+def authority() -> Any:
+    import trustme  # only tests with TLS need it
+
+    return trustme.CA()
+
+
+@cache
+def authority_file() -> str:
+    """The authority's certificate, as a file for `ca_certs` and SSL_CERT_FILE."""
+    directory = tempfile.mkdtemp(prefix="test-authority-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    path = Path(directory) / "ca.pem"
+    authority().cert_pem.write_to_path(str(path))
+    return str(path)
+
+
+def server_context(names: tuple[str, ...]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority().issue_cert(*names).configure_cert(context)
+    return context
