@@ -26,6 +26,7 @@ log = logging.getLogger("raven.spool")
 
 _MEMORY_BYTES = 32 << 20
 _LOOK_SECONDS = 0.02
+_LAST_JOIN_SECONDS = 0.05
 _WARN_AGAIN_SECONDS = 60.0
 
 
@@ -40,7 +41,7 @@ class Flusher:
         self._lock: Any = native.make_lock()
         self._drain: Drain | None = None
         self._runtime: Runtime | None = None
-        self._refuge: Flusher | None = None
+        self._refuges: dict[str, Flusher] = {}
         self._warned_at = 0.0
         if spool.path != MEMORY:
             spool.keeper.refuge = self._enqueue_in_memory
@@ -82,12 +83,16 @@ class Flusher:
         if self.spool.path == MEMORY:
             raise SpoolError("no room in memory")
         if self._refuge is None:
-            with self._lock:
-                if self._refuge is None:
-                    spool = Spool(MEMORY, fsync="no", max_bytes=_MEMORY_BYTES)
-                    self._refuge = Flusher(spool, self.options)
-        self._refuge.spool.enqueue(event, destination)
-        self._refuge.wake()
+            spool = Spool(MEMORY, fsync="no", max_bytes=_MEMORY_BYTES)
+            # One call that no thread and no signal can split: the first to come stays.
+            self._refuges.setdefault(MEMORY, Flusher(spool, self.options))
+        refuge = self._refuges[MEMORY]
+        refuge.spool.enqueue(event, destination)
+        refuge.wake()
+
+    @property
+    def _refuge(self) -> "Flusher | None":
+        return self._refuges.get(MEMORY)
 
     def _warn(self, why: str) -> None:
         now = time.monotonic()
@@ -118,11 +123,17 @@ class Flusher:
             target = backends.BACKENDS["thread"].runtime
         if target is None:
             return
-        with self._lock:
+        # Not waited for: a signal handler may come in while its own thread is here, and two
+        # drains in one process would send everything twice.
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             if self._runtime is None:
                 drain = make_drain(self.spool, self.options)
                 self._drain = drain
                 self._runtime = backends.load(target)(drain, backends.make_sender)
+        finally:
+            self._lock.release()
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until everything in the spool is delivered or dead; back-off is ignored.
@@ -155,9 +166,9 @@ class Flusher:
         refuge, drain, runtime = self._refuge, self._drain, self._runtime
         if drain is not None and runtime is not None:
             drain.finish(deadline)
-            if not runtime.join(deadline - time.monotonic()):
-                drain.stop()
-                runtime.join(0.05)
+            runtime.join(deadline - time.monotonic())
+            drain.stop()
+            runtime.join(_LAST_JOIN_SECONDS)
             drain.end()
             self._drain = self._runtime = None
         if refuge is not None:
@@ -180,7 +191,8 @@ class Flusher:
 
     def after_fork_in_child(self) -> None:
         self._lock = native.make_lock()
-        self._drain = self._runtime = self._refuge = None
+        self._drain = self._runtime = None
+        self._refuges = {}
 
 
 def make_drain(spool: Spool, options: Options, *, workers: int | None = None) -> Drain:
@@ -207,7 +219,6 @@ def make_policy(options: Options) -> Policy:
 # -- one for each path and process ----------------------------------------------------------------
 
 _flushers: dict[str, Flusher] = {}
-_making: Any = native.make_rlock()
 
 
 def get_flusher(options: Options) -> Flusher:
@@ -216,15 +227,13 @@ def get_flusher(options: Options) -> Flusher:
     key = os.path.realpath(path)
     found = _flushers.get(key)
     if found is None:
-        # Before any lock: persist-queue logs while it is imported, and a handler may send that.
+        # persist-queue logs while it is imported, and a handler may send that.
         importlib.import_module("raven_spool.spool.queue")
-        with _making:
-            found = _flushers.get(key)
-            if found is None:
-                found = Flusher(open_spool(path, options), options)
-                if not _flushers:
-                    atexit.register(_close_all)
-                _flushers[key] = found
+        if not _flushers:
+            atexit.unregister(_close_all)
+            atexit.register(_close_all)
+        # One call that no thread and no signal can split: the first to come stays.
+        found = _flushers.setdefault(key, Flusher(open_spool(path, options), options))
     return found
 
 

@@ -4,6 +4,7 @@ The first waits for the bell; when a worker finds more than it can send alone it
 Threads end when there is nothing left for them, so that an idle process has one.
 """
 
+import contextlib
 import logging
 import select
 import time
@@ -18,6 +19,8 @@ from raven_spool.spool import native
 
 log = logging.getLogger("raven.spool")
 
+_START_SECONDS = 1.0  # after so long a thread that was asked for is not coming
+_JOIN_LOOK_SECONDS = 0.05
 _DEAF_SECONDS = 0.5  # without a bell (a file system without pipes) we look this often
 
 
@@ -29,24 +32,24 @@ class ThreadRuntime:
         self._make_sender = make_sender
         self._lock = native.make_lock()
         self._workers: set[int] = set()
-        self._count = 0
+        self._starting_until = 0.0  # a thread was asked for and has not begun
         self._alarm = native.make_lock()  # free: a deaf wait ends
         self._alarm.acquire()
         self._ended = native.make_lock()  # free: some worker ended
         self._ended.acquire()
 
     def wake(self) -> None:
-        if not self._count:
+        if not self._workers and time.monotonic() >= self._starting_until:
             self._start()
 
     def join(self, timeout_seconds: float) -> bool:
         deadline = time.monotonic() + timeout_seconds
         _free(self._alarm)
-        while self._count:
+        while self._workers or time.monotonic() < self._starting_until:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return False
-            self._ended.acquire(timeout=remaining)
+            self._ended.acquire(timeout=min(remaining, _JOIN_LOOK_SECONDS))
         return True
 
     @property
@@ -54,18 +57,22 @@ class ThreadRuntime:
         return native.get_thread_id() in self._workers
 
     def _start(self) -> None:
-        with self._lock:
-            if self._count >= self._drain.workers:
-                return
-            self._count += 1
-        try:
+        """Ask for a thread. It signs in by itself: no count can go wrong if a signal throws us
+        out here, and one thread too many leaves at once."""
+        if len(self._workers) >= self._drain.workers:
+            return
+        self._starting_until = time.monotonic() + _START_SECONDS
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending: it stays spooled
             native.start_thread(self._run)
-        except RuntimeError:  # no more threads, or the interpreter is ending: it stays spooled
-            self._leave()
 
     def _run(self) -> None:
         senders: dict[str, Sender] = {}
-        self._workers.add(native.get_thread_id())
+        me = native.get_thread_id()
+        with self._lock:
+            if len(self._workers) >= self._drain.workers:
+                return
+            self._workers.add(me)
+        self._starting_until = 0.0
         try:
             drive(self._drain, lambda name: self._sender(senders, name), self._wait, self._start)
         except Exception:
@@ -73,18 +80,13 @@ class ThreadRuntime:
         finally:
             for sender in senders.values():
                 sender.close()
-            self._workers.discard(native.get_thread_id())
-            self._leave()
+            self._workers.discard(me)
+            _free(self._ended)
 
     def _sender(self, senders: dict[str, Sender], name: str) -> Sender:
         if name not in senders:
             senders[name] = self._make_sender(name)
         return senders[name]
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._count -= 1
-        _free(self._ended)
 
     def _wait(self, decision: Wait) -> None:
         bell = None if decision.deaf else self._drain.spool.bell_descriptor()

@@ -55,7 +55,7 @@ class Leadership:
         self._inode = 0
         self._epoch = 0
         self._record = -1
-        self._ticked = 0.0
+        self._ticked = self._busy_until = 0.0
 
     @property
     def is_held(self) -> bool:
@@ -114,10 +114,12 @@ class Leadership:
             lock.release()
 
     def tick(self, busy_seconds: float) -> None:
-        """Say that we move; at most once a second unless a request begins after a rest."""
+        """Say that we move: once a second, or when a request may take longer than was said."""
         now = time.time()
-        if self._record >= 0 and abs(now - self._ticked) >= _TICK_SECONDS:
-            self._ticked = now
+        if self._record < 0:
+            return
+        if abs(now - self._ticked) >= _TICK_SECONDS or now + busy_seconds > self._busy_until + 1:
+            self._ticked, self._busy_until = now, now + busy_seconds
             _write_record(
                 self._record,
                 LeaderRecord(pid=os.getpid(), progress_at=now, busy_until=now + busy_seconds),

@@ -1,0 +1,124 @@
+"""What this process knows of lanes and destinations, and which claimed event goes out next.
+
+No disk, no network: `machine` feeds it with what the spool says, `outcomes` with answers.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from raven_spool.model import Claimed, Lane
+
+
+@dataclass(slots=True)
+class Destination:
+    """One destination: its stored lane (category ""), and how much it is given at once."""
+
+    lane: Lane
+    window: int  # requests at once: 1 while it is probed, doubled by each answer
+    in_flight: int = 0
+    closed_ticks: float = -1.0  # when an answer last closed it
+
+
+class Board:
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._lanes: dict[int, Lane] = {}
+        self._destinations: dict[int, Destination] = {}
+        self._claimed: dict[int, deque[Claimed]] = {}  # by lane; none is empty
+        self._in_flight: dict[int, float] = {}  # event id -> when it was sent, in ticks
+        self._opens: dict[int, tuple[float, float]] = {}
+
+    # -- lanes --------------------------------------------------------------------------------
+
+    def learn(self, lanes: Iterable[Lane]) -> None:
+        """Take over what is stored: another process may have changed it."""
+        self._lanes = {lane.id: lane for lane in lanes}
+        for lane in self._lanes.values():
+            if lane.category == "":
+                known = self._destinations.get(lane.destination_id)
+                if known is None:
+                    window = 1 if lane.failures else self._workers
+                    self._destinations[lane.destination_id] = Destination(lane, window)
+                else:
+                    known.lane = lane
+
+    def open_lanes(self, now: float, ticks: float) -> list[Lane]:
+        """Lanes with ready events that nothing holds."""
+        return [
+            lane
+            for lane in self._lanes.values()
+            if lane.ready and self.opens_in(lane, now, ticks) <= 0
+        ]
+
+    def ready_lanes(self) -> list[Lane]:
+        return [lane for lane in self._lanes.values() if lane.ready]
+
+    def opens_in(self, lane: Lane, now: float, ticks: float) -> float:
+        """Seconds until the lane may be used: what holds it, and what holds its destination."""
+        destination = self._destinations[lane.destination_id].lane
+        return max(self._remaining(lane, now, ticks), self._remaining(destination, now, ticks))
+
+    def _remaining(self, lane: Lane, now: float, ticks: float) -> float:
+        """What is left of a hold: the lesser of (open_at - now) and its length, counted from the
+        moment it was first seen, so that a clock that jumps can't freeze it."""
+        seen_open_at, until = self._opens.get(lane.id, (0.0, 0.0))
+        if seen_open_at != lane.open_at:
+            until = ticks + min(lane.open_at - now, lane.hold_seconds)
+            self._opens[lane.id] = (lane.open_at, until)
+        return until - ticks
+
+    def destination(self, claimed: Claimed) -> Destination:
+        return self._destinations[self._lanes[claimed.lane].destination_id]
+
+    # -- claims -------------------------------------------------------------------------------
+
+    def add(self, claimed: Claimed) -> None:
+        self._claimed.setdefault(claimed.lane, deque()).append(claimed)
+
+    def forget_claims(self) -> None:
+        """They stay ready in the spool."""
+        self._claimed.clear()
+
+    @property
+    def has_claims(self) -> bool:
+        return bool(self._claimed)
+
+    def pick(self) -> Claimed | None:
+        """The next claimed event that may go out; lanes take turns."""
+        for lane_id in list(self._claimed):
+            queue = self._claimed[lane_id]
+            destination = self.destination(queue[0])
+            if destination.in_flight < destination.window:
+                del self._claimed[lane_id]
+                claimed = queue.popleft()
+                if queue:
+                    self._claimed[lane_id] = queue  # at the end of the round
+                return claimed
+        return None
+
+    # -- requests under way -------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> dict[int, float]:
+        return self._in_flight
+
+    def begin(self, claimed: Claimed, ticks: float) -> None:
+        self._in_flight[claimed.id] = ticks
+        self.destination(claimed).in_flight += 1
+
+    def end(self, claimed: Claimed) -> float:
+        """Returns when it was sent."""
+        self.destination(claimed).in_flight -= 1
+        return self._in_flight.pop(claimed.id)
+
+    def close(self, claimed: Claimed, ticks: float) -> None:
+        """Its destination failed: from now on one probe at a time."""
+        destination = self.destination(claimed)
+        destination.closed_ticks = ticks
+        destination.window = 1
+        self.forget_claims()
+
+    def widen(self, claimed: Claimed) -> None:
+        destination = self.destination(claimed)
+        destination.window = min(self._workers, destination.window * 2)

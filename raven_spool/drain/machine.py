@@ -1,0 +1,312 @@
+"""The machine that decides what a flusher does next. It sends nothing and waits for nothing.
+
+`step` says Send, Wait or Stop to one worker; `answered` takes what came of a Send. Any number of
+workers share one drain; its lock is held for decisions and disk, never for the network, and no
+foreign code (logging, callbacks) runs under it.
+
+State of the process, and what moves it:
+
+    parked     does not lead; waits for the bell       bell, 60 s      -> leading or following
+    following  another process leads                   0.5 to 1 s      -> leading (that one died)
+    leading    claims, sends, acks                     5 s of nothing  -> parked
+                                                       epoch moved     -> following
+    finishing  as leading, until empty or held         -> stopped
+
+State of a destination (stored in its lane with category "", shared by all drainers):
+
+    open       as many requests as there are workers   no answer, 408, 5xx    -> backing off
+                                                       401 403 404 405 3xx    -> refused
+    backing off, refused
+               nothing until open_at, then one probe   any other answer       -> ramping
+    ramping    1, 2, 4 ... requests at once            all workers busy       -> open
+    limited    (any lane) nothing until open_at        the time               -> open
+
+Crash matrix; "in memory" is everything this module holds:
+
+    claimed, unsent               in memory     ready again; in order
+    in flight                     in memory     resent; after an unclean end one at a time, each
+                                                counted first, and buried at its third death
+    answered 2xx, not acked       in memory     resent: at most 32 + workers such events
+    acked                         row deleted   nothing
+    refused for good, not buried  in memory     resent, then buried
+    back-off or limit, not stored in memory     one more request
+"""
+
+import logging
+import random
+from collections.abc import Callable
+
+from raven_spool.drain.board import Board
+from raven_spool.drain.news import News
+from raven_spool.drain.outcomes import UNACKED, Counts, Delivered, Died, Outcomes
+from raven_spool.errors import SpoolBusy, SpoolError
+from raven_spool.model import Claimed, Decision, Lane, Outcome, Send, Stop, Wait
+from raven_spool.policy import Policy, expires_at
+from raven_spool.protocol import build_request
+from raven_spool.spool import Spool
+from raven_spool.spool.native import make_lock
+
+_PREFETCHED = 32
+_LINGER_SECONDS = 5.0
+_PARKED_SECONDS = 60.0
+_TICK_SECONDS = 2.0  # a leader that waits says so at least this often
+_FOLLOW_SECONDS = 0.5  # and up to twice that: take-over within a second, 100 processes cheap
+_TROUBLE_SECONDS = 1.0
+_DEATHS = 3
+_SWEEP_SECONDS = 60.0
+_SWEEP_EVENTS = 1000
+_LEAST_WAIT_SECONDS = 0.01
+_EXPIRED = "expired before it could be delivered"
+
+
+class Drain:
+    def __init__(
+        self,
+        spool: Spool,
+        policy: Policy,
+        *,
+        workers: int,
+        on_delivered: Delivered | None = None,
+        on_dead: Died | None = None,
+        can_send: Callable[[str], bool] = lambda sender: True,
+    ) -> None:
+        self.spool = spool
+        self.policy = policy
+        self.workers = workers
+        self.limit: int | None = None  # sends still allowed; None: no limit
+        self._can_send = can_send
+        self._lock = make_lock()
+        self._news = News()
+        self._board = Board(workers)
+        self._outcomes = Outcomes(spool, policy, self._board, self._news, on_delivered, on_dead)
+        self._waiters = 0
+        self._careful = 0  # sends that still go one at a time
+        self._idle_ticks: float | None = None
+        self._sweep_ticks = 0.0
+        self._was_deaf = False
+        self._finish_ticks: float | None = None
+        self._stopping = False
+
+    # -- what workers call --------------------------------------------------------------------
+
+    def step(self, now: float, ticks: float, *, waited: bool = False) -> Decision:
+        """What this worker does next.
+
+        Args:
+            now: Unix time in seconds, for what is stored.
+            ticks: monotonic seconds, for what is waited for.
+            waited: this worker's last decision was a Wait.
+        """
+        with self._lock:
+            self._waiters -= waited
+            try:
+                decision = self._decide(now, ticks)
+            except (SpoolError, OSError) as error:
+                decision = self._in_trouble(error)
+            if isinstance(decision, Wait):
+                decision = self._wait_or_leave(decision)
+            elif isinstance(decision, Stop) and self._waiters:
+                self.spool.ring_bell()  # the one that waits has to see that it is over
+        self._news.tell()
+        return decision
+
+    def answered(self, claimed: Claimed, outcome: Outcome, now: float, ticks: float) -> None:
+        """Take what came of a Send.
+
+        Crash:
+            Before its commit the event is ready and will be sent again.
+        """
+        with self._lock:
+            sent_ticks = self._board.end(claimed)
+            try:
+                self._outcomes.take(claimed, outcome, sent_ticks, now, ticks)
+            except (SpoolError, OSError) as error:
+                self._in_trouble(error)
+        self._news.tell()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether another worker would find something to send."""
+        return self._board.has_claims
+
+    @property
+    def counts(self) -> Counts:
+        return self._outcomes.counts
+
+    def finish(self, ticks: float) -> None:
+        """From now on stop when nothing is left, or nothing may be sent before `ticks`."""
+        self._finish_ticks = ticks
+        self.spool.ring_bell()
+
+    def stop(self) -> None:
+        """Stop as soon as nothing is in flight, whatever is left."""
+        self._stopping = True
+        self.spool.ring_bell()
+
+    def end(self) -> None:
+        """No worker runs any more: ack what was answered, stop leading.
+
+        If a worker is still in a request, its event counts as in flight: an unclean end.
+        """
+        with self._lock:
+            try:
+                self._outcomes.settle()
+            except (SpoolError, OSError) as error:
+                self._in_trouble(error)
+            self.spool.leadership.let_go(clean=not self._board.in_flight)
+        self._news.tell()
+
+    # -- deciding -----------------------------------------------------------------------------
+
+    def _decide(self, now: float, ticks: float) -> Decision:
+        if self._stopping:
+            self._outcomes.settle()
+            return Stop("stopped")
+        if not self._lead():
+            return self._follow()
+        if self._outcomes.must_settle(ticks):
+            self._outcomes.settle()
+        claimed = self._pick()
+        if claimed is None and self._refill(now, ticks):
+            claimed = self._pick()
+        if claimed is not None:
+            return self._send(claimed, now, ticks)
+        self._outcomes.settle()
+        return self._rest(now, ticks)
+
+    def _lead(self) -> bool:
+        leadership = self.spool.leadership
+        if not leadership.take():
+            return False
+        if leadership.careful:
+            self._careful = UNACKED + self.workers
+            leadership.careful = False
+        return True
+
+    def _follow(self) -> Decision:
+        """Another process leads: look again soon while something is ready, then park."""
+        if self._finish_ticks is not None:
+            return Stop("another process drains this spool")
+        if self._was_deaf and not self.spool.stats()["ready"]:
+            self._was_deaf = False
+            return Wait(_PARKED_SECONDS)
+        self._was_deaf = True
+        return Wait(_FOLLOW_SECONDS * (1 + random.random()), deaf=True)  # noqa: S311
+
+    def _wait_or_leave(self, decision: Wait) -> Decision:
+        """One worker waits for all; the others go and are called when there is work."""
+        if self._waiters:
+            return Stop("another worker waits")
+        self._waiters += 1
+        return decision
+
+    def _in_trouble(self, error: Exception) -> Decision:
+        """The spool fails us: forget what we hold (it stays ready) and come back later."""
+        self._news.log_once(logging.WARNING, f"cannot drain the spool for now: {error}")
+        self._board.forget_claims()
+        if not isinstance(error, SpoolBusy) and not self._board.in_flight:
+            self.spool.leadership.let_go(clean=False)
+        if self._finish_ticks is not None:
+            return Stop(str(error))
+        return Wait(_TROUBLE_SECONDS, deaf=True)
+
+    # -- choosing -----------------------------------------------------------------------------
+
+    def _pick(self) -> Claimed | None:
+        if self._careful and self._board.in_flight:
+            return None
+        return self._board.pick()
+
+    def _send(self, claimed: Claimed, now: float, ticks: float) -> Decision:
+        request = build_request(claimed.event, claimed.destination, now)
+        if self._careful:
+            self._careful -= 1
+            self.spool.note_start(claimed)
+        if self.limit is not None:
+            self.limit -= 1
+        self._board.begin(claimed, ticks)
+        self._idle_ticks = None
+        self.spool.leadership.tick(request.timeout_seconds)
+        return Send(claimed, request)
+
+    def _refill(self, now: float, ticks: float) -> bool:
+        """Claim from the open lanes. Returns whether anything was claimed."""
+        self.spool.silence_bell()  # before looking: a ring from now on is for the next look
+        room = _PREFETCHED if self.limit is None else min(_PREFETCHED, self.limit)
+        lanes = self.spool.lanes()
+        self._board.forget_claims()  # nothing among them may be sent now
+        if lanes is None:
+            self.spool.leadership.let_go(clean=False)
+            return False
+        self._board.learn(lanes)
+        if ticks >= self._sweep_ticks:
+            self._sweep(now, ticks)
+        open_lanes = self._board.open_lanes(now, ticks)
+        random.shuffle(open_lanes)  # no lane is first each time
+        for lane in open_lanes[:room]:
+            self._claim(lane, max(1, room // len(open_lanes)), now)
+        return self._board.has_claims
+
+    def _claim(self, lane: Lane, limit: int, now: float) -> None:
+        skip = {*self._board.in_flight, *(one.id for one in self._outcomes.answered)}
+        for claimed in self.spool.claim(lane, limit=limit, now=now, skip=skip):
+            if claimed.deaths >= _DEATHS:
+                reason = f"ended the flusher that sent it, {claimed.deaths} times"
+                self._outcomes.bury(claimed, reason, now)
+            elif expires_at(self.policy, claimed.event) <= now:
+                self._outcomes.bury(claimed, _EXPIRED, now)
+            elif self._can_send(claimed.destination.sender):
+                self._board.add(claimed)
+
+    def _sweep(self, now: float, ticks: float) -> None:
+        """Events too old to send, also in lanes that are held."""
+        self._sweep_ticks = ticks + _SWEEP_SECONDS
+        ids = self.spool.expired(now - self.policy.max_age_seconds, _SWEEP_EVENTS)
+        ids = [key for key in ids if key not in self._board.in_flight]
+        if ids:
+            self.spool.bury(ids, _EXPIRED, now)
+            self.counts.dead += len(ids)
+
+    # -- nothing to send ----------------------------------------------------------------------
+
+    def _rest(self, now: float, ticks: float) -> Decision:
+        """How long, and is it worth staying?"""
+        if self.limit is not None and self.limit <= 0:
+            return Stop("limit reached")
+        if not self.spool.leadership.is_held:
+            return self._follow()
+        self.spool.leadership.tick(0.0)
+        seconds = self._next_in(now, ticks)
+        if self._board.in_flight:
+            return Wait(_TICK_SECONDS)
+        if self._finish_ticks is not None:
+            if seconds is None:
+                return Stop("empty")
+            if ticks + seconds > self._finish_ticks:
+                return Stop("held")
+        if seconds is None:
+            return self._idle(ticks)
+        self._idle_ticks = None
+        return Wait(min(_TICK_SECONDS, max(_LEAST_WAIT_SECONDS, seconds)))
+
+    def _next_in(self, now: float, ticks: float) -> float | None:
+        """Seconds until something may be sent, None if nothing is ready."""
+        waits = []
+        for lane in self._board.ready_lanes():
+            due = self.spool.next_due(lane)
+            if due is not None:
+                # Due, open, and yet not sent: this process has no sender for it.
+                retry = due - now if due > now else _TICK_SECONDS
+                opens_in = self._board.opens_in(lane, now, ticks)
+                waits.append(opens_in if opens_in > 0 else retry)
+        return min(waits, default=None)
+
+    def _idle(self, ticks: float) -> Decision:
+        if self._idle_ticks is None:
+            self._idle_ticks = ticks
+        left = self._idle_ticks + _LINGER_SECONDS - ticks
+        if left > 0:
+            return Wait(left)
+        self._idle_ticks = None
+        self.spool.leadership.let_go()
+        return Wait(_PARKED_SECONDS)

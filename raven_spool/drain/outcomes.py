@@ -1,0 +1,216 @@
+"""What becomes of an event after an answer, on the disk and on the board."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from raven_spool.drain.board import Board
+from raven_spool.drain.news import News
+from raven_spool.model import (
+    Ack,
+    Bury,
+    Claimed,
+    Discard,
+    Event,
+    Failure,
+    Outcome,
+    Response,
+    Retry,
+    Stay,
+    Verdict,
+)
+from raven_spool.policy import Policy, backoff_seconds, judge
+from raven_spool.protocol import rate_limits
+from raven_spool.spool import Spool
+
+UNACKED = 32  # answered events that a crash may send again, beside one a worker
+_SETTLE_SECONDS = 0.25  # `ls` must not show for long what was delivered
+
+Delivered = Callable[[Event], None]
+Died = Callable[[Event, str], None]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the sends of one drain."""
+
+    delivered: int = 0
+    dead: int = 0
+    dropped: int = 0
+    failed: int = 0
+    last_failure: str = ""
+
+
+class Outcomes:
+    """Used under the drain's lock."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        policy: Policy,
+        board: Board,
+        news: News,
+        on_delivered: Delivered | None,
+        on_dead: Died | None,
+    ) -> None:
+        self._spool = spool
+        self._policy = policy
+        self._board = board
+        self._news = news
+        self._on_delivered = on_delivered
+        self._on_dead = on_dead
+        self.counts = Counts()
+        self.answered: list[Claimed] = []
+        self._answered_ticks = 0.0
+
+    def take(
+        self, claimed: Claimed, outcome: Outcome, sent_ticks: float, now: float, ticks: float
+    ) -> None:
+        if isinstance(outcome, Response):
+            self._obey_limits(claimed, outcome, now)
+        verdict = judge(
+            self._policy,
+            outcome,
+            event=claimed.event,
+            attempts=claimed.attempts + 1,
+            first_at=claimed.event.created_at,
+            last_unanswered=claimed.last_unanswered,
+            now=now,
+        )
+        trouble = _trouble_in(verdict)
+        if trouble is None:
+            self._welcome_back(claimed)
+        else:
+            self._back_off(claimed, trouble, outcome, sent_ticks, now, ticks)
+        self._place(claimed, verdict, now, ticks)
+
+    def _place(self, claimed: Claimed, verdict: Verdict, now: float, ticks: float) -> None:
+        match verdict:
+            case Ack():
+                if not self.answered:
+                    self._answered_ticks = ticks
+                self.answered.append(claimed)
+            case Bury(reason):
+                self.bury(claimed, reason, now)
+            case Discard(reason):
+                self._spool.drop([claimed.id], reason)
+                self.counts.dropped += 1
+            case Stay(reason):
+                self.counts.last_failure = reason
+                if claimed.deaths:
+                    self._spool.note_answer(claimed)
+            case Retry():
+                pass  # counted when its destination backed off
+
+    def bury(self, claimed: Claimed, reason: str, now: float) -> None:
+        """Make it a dead letter and say so.
+
+        Crash:
+            Between the two commits its attempt is counted and it is tried once more.
+        """
+        self._spool.nack(claimed, now=now, due=0.0, what=reason, unanswered=False)
+        self._spool.bury([claimed.id], reason, now)
+        self.counts.dead += 1
+        self._news.log_once(
+            logging.WARNING, f"{name(claimed)}: an event is now a dead letter: {reason}"
+        )
+        if self._on_dead is not None:
+            callback = self._on_dead
+            self._news.add(lambda: callback(claimed.event, reason))
+
+    # -- holds --------------------------------------------------------------------------------
+
+    def _obey_limits(self, claimed: Claimed, response: Response, now: float) -> None:
+        for limit in rate_limits(response, now):
+            for category in limit.categories or {""}:
+                self._spool.hold(
+                    self._board.destination(claimed).lane.destination_id,
+                    category,
+                    now=now,
+                    seconds=limit.seconds,
+                    hold="limited",
+                    reason=f"rate limited for {limit.seconds:g} s",
+                )
+            self._board.forget_claims()  # some may be of a lane that was closed just now
+
+    def _back_off(
+        self,
+        claimed: Claimed,
+        trouble: Retry,
+        outcome: Outcome,
+        sent_ticks: float,
+        now: float,
+        ticks: float,
+    ) -> None:
+        """Close the destination. Of requests that fail together only the first counts."""
+        destination = self._board.destination(claimed)
+        self.counts.failed += 1
+        self.counts.last_failure = trouble.reason
+        if destination.closed_ticks > sent_ticks:
+            return
+        rest = backoff_seconds(self._policy, claimed.attempts + 1)
+        self._spool.nack(
+            claimed,
+            now=now,
+            due=0.0 if trouble.same_next else now + rest,
+            what=trouble.reason,
+            unanswered=isinstance(outcome, Failure) and outcome.maybe_delivered,
+        )
+        failures = destination.lane.failures + 1
+        self._spool.hold(
+            destination.lane.destination_id,
+            "",
+            now=now,
+            seconds=backoff_seconds(self._policy, failures),
+            hold=trouble.hold,
+            reason=trouble.reason,
+            failures=failures,
+        )
+        self._board.close(claimed, ticks)
+        if failures == 1:
+            level = logging.ERROR if trouble.hold == "refused" else logging.WARNING
+            self._news.log(level, f"{name(claimed)}: {trouble.reason}; events wait in the spool")
+
+    def _welcome_back(self, claimed: Claimed) -> None:
+        """The destination has answered: open it, and let it take more at once."""
+        self._board.widen(claimed)
+        lane = self._board.destination(claimed).lane
+        if lane.failures:
+            self._spool.reopen(lane.destination_id)
+            self._board.learn(self._spool.lanes() or ())
+            self._news.log(logging.INFO, f"{name(claimed)} answers again")
+
+    # -- acks ---------------------------------------------------------------------------------
+
+    def must_settle(self, ticks: float) -> bool:
+        answered = len(self.answered)
+        late = ticks - self._answered_ticks >= _SETTLE_SECONDS
+        return answered >= UNACKED or (answered > 0 and late)
+
+    def settle(self) -> None:
+        """Ack what was answered; if the spool fails now, it is tried again."""
+        if not self.answered:
+            return
+        self._spool.ack(self.answered)
+        answered, self.answered = self.answered, []
+        self.counts.delivered += len(answered)
+        if self._on_delivered is not None:
+            for claimed in answered:
+                self._tell_delivered(self._on_delivered, claimed.event)
+
+    def _tell_delivered(self, callback: Delivered, event: Event) -> None:
+        self._news.add(lambda: callback(event))
+
+
+def _trouble_in(verdict: Verdict) -> Retry | None:
+    """The destination's trouble, also where it made an event run out of time."""
+    match verdict:
+        case Retry():
+            return verdict
+        case Bury(_, trouble):
+            return trouble
+    return None
+
+
+def name(claimed: Claimed) -> str:
+    return f"{claimed.destination.base_url}, project {claimed.destination.project}"
