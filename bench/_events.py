@@ -1,18 +1,22 @@
 """The events of the benchmarks: what a real raven client sends for an ordinary exception."""
 
+import argparse
+import copy
 import json
+import re
 import uuid
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from typing import Any
 
 import raven
 from raven.transport.base import Transport
 
 URL = "http://127.0.0.1:{port}/api/1/store/"
-_KEY = "0123456789abcdef0123456789abcdef"
-_TARGET_WIRE_BYTES = 5000
+KEY = "0123456789abcdef0123456789abcdef"
+_WIRE_BYTES = 5000
 
 
 @dataclass(slots=True)
@@ -39,18 +43,18 @@ class _Recorder(Transport):  # type: ignore[misc]  # raven is untyped
 
 
 def capture_event() -> Captured:
-    """An exception a few calls deep, with as many breadcrumbs as make it about 5 kB."""
+    """An exception some thirty calls deep, with breadcrumbs until it is about 5 kB on the wire."""
     captured = Captured()
-    for breadcrumbs in range(0, 100, 5):
+    for breadcrumbs in range(0, 100, 2):
         captured = _capture(breadcrumbs)
-        if captured.wire_bytes >= _TARGET_WIRE_BYTES:
+        if captured.wire_bytes >= _WIRE_BYTES:
             break
     return captured
 
 
 def _capture(breadcrumbs: int) -> Captured:
     client = raven.Client(
-        f"http://{_KEY}:{_KEY}@127.0.0.1/1",
+        f"http://{KEY}:{KEY}@127.0.0.1/1",
         transport=_Recorder,
         install_logging_hook=False,
         install_sys_hook=False,
@@ -58,15 +62,13 @@ def _capture(breadcrumbs: int) -> Captured:
     )
     with client.context:
         for number in range(breadcrumbs):
-            identity = uuid.uuid5(uuid.NAMESPACE_URL, str(number)).hex
             client.context.breadcrumbs.record(
-                message=f"GET /orders/{number * 7919}/lines",
+                message=f"GET /orders/{uuid.uuid5(uuid.NAMESPACE_URL, str(number))}/lines",
                 category="http",
                 level="info",
-                data={"trace_id": identity, "span_id": identity[::-2], "status_code": 200},
             )
         try:
-            _ship_order({"number": 4711, "lines": ["socks", "shoes"], "paid": True})
+            _read_command(["--order", "4711"])
         except LookupError:
             client.captureException(extra={"order": 4711, "customer": "c-1899"})
     body, headers = _Recorder.last
@@ -74,16 +76,45 @@ def _capture(breadcrumbs: int) -> Captured:
     return Captured(headers, json.loads(decoded), len(body), len(decoded))
 
 
-def _ship_order(order: dict[str, Any]) -> None:
-    address = {"street": "Rosenweg 3", "town": "Ulm"}
-    for line in order["lines"]:
-        _pack(line, address)
+# A program that fails deep within the standard library, so that the frames are varied and real:
+# argparse calls json, that calls re, that calls html.parser, that calls copy, that calls us.
 
 
-def _pack(line: str, address: dict[str, str]) -> None:
-    stock = {"socks": 12}
-    _take(stock, line, label=f"{line} to {address['town']}")
+def _read_command(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--order", type=_show_order)
+    parser.parse_args(arguments)
 
 
-def _take(stock: dict[str, int], line: str, label: str) -> None:
-    stock[line] = stock[line] - 1
+def _show_order(number: str) -> str:
+    order = {"number": number, "lines": [{"article": _Article("socks")}], "paid": True}
+    return json.dumps(order, indent=1, default=_show_article)
+
+
+def _show_article(article: "_Article") -> str:
+    return re.sub(
+        r"<.*>", lambda match: _Page(article).read(match[0]), f"<b name='{article.name}'>"
+    )
+
+
+class _Page(HTMLParser):
+    def __init__(self, article: "_Article") -> None:
+        super().__init__()
+        self.article = article
+
+    def read(self, text: str) -> str:
+        self.feed(text)
+        return text
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        copy.deepcopy({"tag": tag, "attributes": attrs, "articles": [self.article]})
+
+
+class _Article:
+    stock = {"shoes": 12}
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> int:
+        return self.stock[self.name]

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved rounds, figures with targets, the machine, JSON and table."""
+"""What the benchmarks share: interleaved rounds, figures and targets, the machine, JSON, table."""
 
 import argparse
 import json

@@ -56,9 +56,8 @@ def read_options(
         ConfigurationError: names the option, the value and what is allowed.
     """
     values: dict[str, Any] = {}
-    for name, value in {**_from_environment(environ), **given}.items():
-        if value is None:
-            continue
+    stated = {name: value for name, value in given.items() if value is not None}
+    for name, value in {**_from_environment(environ), **stated}.items():
         try:
             values[name] = read_option(name, value)
         except ConfigurationError as error:

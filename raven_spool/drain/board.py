@@ -4,7 +4,7 @@ No disk, no network: `machine` feeds it with what the spool says, `outcomes` wit
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from raven_spool.model import Claimed, Lane
@@ -26,21 +26,23 @@ class Board:
         self._lanes: dict[int, Lane] = {}
         self._destinations: dict[int, Destination] = {}
         self._claimed: dict[int, deque[Claimed]] = {}  # by lane; none is empty
-        self._in_flight: dict[int, float] = {}  # event id -> when it was sent, in ticks
+        self._in_flight: dict[int, tuple[Destination, float]] = {}  # and when it was sent, in ticks
         self._opens: dict[int, tuple[float, float]] = {}
 
     # -- lanes --------------------------------------------------------------------------------
 
     def learn(self, lanes: Iterable[Lane]) -> None:
         """Take over what is stored: another process may have changed it."""
-        self._lanes = {lane.id: lane for lane in lanes}
-        for lane in self._lanes.values():
+        for lane in lanes:
+            self._lanes[lane.id] = lane  # none is forgotten: an answer for it may be under way
             if lane.category == "":
                 known = self._destinations.get(lane.destination_id)
                 if known is None:
                     window = 1 if lane.failures else self._workers
                     self._destinations[lane.destination_id] = Destination(lane, window)
                 else:
+                    if lane.failures and not known.lane.failures:
+                        known.window = 1  # another process may have found that
                     known.lane = lane
 
     def open_lanes(self, now: float, ticks: float) -> list[Lane]:
@@ -64,9 +66,9 @@ class Board:
         moment it was first seen, so that a clock that jumps can't freeze it."""
         seen_open_at, until = self._opens.get(lane.id, (0.0, 0.0))
         if seen_open_at != lane.open_at:
-            until = ticks + min(lane.open_at - now, lane.hold_seconds)
+            until = ticks + lane.hold_seconds
             self._opens[lane.id] = (lane.open_at, until)
-        return until - ticks
+        return min(lane.open_at - now, until - ticks)
 
     def destination(self, claimed: Claimed) -> Destination:
         return self._destinations[self._lanes[claimed.lane].destination_id]
@@ -100,17 +102,19 @@ class Board:
     # -- requests under way -------------------------------------------------------------------
 
     @property
-    def in_flight(self) -> dict[int, float]:
-        return self._in_flight
+    def in_flight(self) -> Collection[int]:
+        return self._in_flight.keys()
 
     def begin(self, claimed: Claimed, ticks: float) -> None:
-        self._in_flight[claimed.id] = ticks
-        self.destination(claimed).in_flight += 1
+        destination = self.destination(claimed)
+        destination.in_flight += 1
+        self._in_flight[claimed.id] = (destination, ticks)
 
     def end(self, claimed: Claimed) -> float:
         """Returns when it was sent."""
-        self.destination(claimed).in_flight -= 1
-        return self._in_flight.pop(claimed.id)
+        destination, sent_ticks = self._in_flight.pop(claimed.id)
+        destination.in_flight -= 1
+        return sent_ticks
 
     def close(self, claimed: Claimed, ticks: float) -> None:
         """Its destination failed: from now on one probe at a time."""

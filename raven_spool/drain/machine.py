@@ -6,7 +6,7 @@ foreign code (logging, callbacks) runs under it.
 
 State of the process, and what moves it:
 
-    parked     does not lead; waits for the bell       bell, 60 s      -> leading or following
+    parked     does not lead; waits for the bell       bell, 600 s     -> leading or following
     following  another process leads                   0.5 to 1 s      -> leading (that one died)
     leading    claims, sends, acks                     5 s of nothing  -> parked
                                                        epoch moved     -> following
@@ -35,6 +35,7 @@ Crash matrix; "in memory" is everything this module holds:
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from raven_spool.drain.board import Board
 from raven_spool.drain.news import News
@@ -48,7 +49,7 @@ from raven_spool.spool.native import make_lock
 
 _PREFETCHED = 32
 _LINGER_SECONDS = 5.0
-_PARKED_SECONDS = 60.0
+_PARKED_SECONDS = 600.0
 _TICK_SECONDS = 2.0  # a leader that waits says so at least this often
 _FOLLOW_SECONDS = 0.5  # and up to twice that: take-over within a second, 100 processes cheap
 _TROUBLE_SECONDS = 1.0
@@ -177,6 +178,7 @@ class Drain:
     def _lead(self) -> bool:
         leadership = self.spool.leadership
         if not leadership.take():
+            self._board.forget_claims()  # they are the next leader's now
             return False
         if leadership.careful:
             self._careful = UNACKED + self.workers
@@ -222,6 +224,7 @@ class Drain:
         if self._careful:
             self._careful -= 1
             self.spool.note_start(claimed)
+            claimed = replace(claimed, deaths=claimed.deaths + 1)
         if self.limit is not None:
             self.limit -= 1
         self._board.begin(claimed, ticks)

@@ -66,8 +66,6 @@ class Outcomes:
     def take(
         self, claimed: Claimed, outcome: Outcome, sent_ticks: float, now: float, ticks: float
     ) -> None:
-        if isinstance(outcome, Response):
-            self._obey_limits(claimed, outcome, now)
         verdict = judge(
             self._policy,
             outcome,
@@ -77,30 +75,35 @@ class Outcomes:
             last_unanswered=claimed.last_unanswered,
             now=now,
         )
+        if isinstance(verdict, Ack):
+            self._keep(claimed, ticks)  # first: should the spool fail us below, it is not resent
+        if isinstance(outcome, Response):
+            self._obey_limits(claimed, outcome, now)
         trouble = _trouble_in(verdict)
         if trouble is None:
             self._welcome_back(claimed)
         else:
             self._back_off(claimed, trouble, outcome, sent_ticks, now, ticks)
-        self._place(claimed, verdict, now, ticks)
+        self._place(claimed, verdict, now)
 
-    def _place(self, claimed: Claimed, verdict: Verdict, now: float, ticks: float) -> None:
+    def _keep(self, claimed: Claimed, ticks: float) -> None:
+        if not self.answered:
+            self._answered_ticks = ticks
+        self.answered.append(claimed)
+
+    def _place(self, claimed: Claimed, verdict: Verdict, now: float) -> None:
         match verdict:
-            case Ack():
-                if not self.answered:
-                    self._answered_ticks = ticks
-                self.answered.append(claimed)
             case Bury(reason):
                 self.bury(claimed, reason, now)
             case Discard(reason):
-                self._spool.drop([claimed.id], reason)
+                self._spool.drop([claimed.id], reason, generation=claimed.generation)
                 self.counts.dropped += 1
             case Stay(reason):
                 self.counts.last_failure = reason
                 if claimed.deaths:
                     self._spool.note_answer(claimed)
-            case Retry():
-                pass  # counted when its destination backed off
+            case Ack() | Retry():
+                pass  # kept above, or counted when its destination backed off
 
     def bury(self, claimed: Claimed, reason: str, now: float) -> None:
         """Make it a dead letter and say so.
@@ -109,7 +112,7 @@ class Outcomes:
             Between the two commits its attempt is counted and it is tried once more.
         """
         self._spool.nack(claimed, now=now, due=0.0, what=reason, unanswered=False)
-        self._spool.bury([claimed.id], reason, now)
+        self._spool.bury([claimed.id], reason, now, generation=claimed.generation)
         self.counts.dead += 1
         self._news.log_once(
             logging.WARNING, f"{name(claimed)}: an event is now a dead letter: {reason}"

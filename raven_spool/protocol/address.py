@@ -1,5 +1,6 @@
 """DSNs and endpoint URLs. What is refused is never echoed: it may hold a key or a password."""
 
+import functools
 import re
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -21,6 +22,7 @@ class ParsedDsn:
     options: dict[str, str]
 
 
+@functools.lru_cache(maxsize=256)  # a client has one
 def parse_endpoint(url: str) -> tuple[str, str, str]:
     """The base URL, the project and "store" or "envelope", of the URL a client posts to.
 

@@ -1,5 +1,6 @@
 """The headers a client passed, and the auth header that we sign afresh for each attempt."""
 
+import functools
 import re
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ _NOT_STORED = frozenset({
 })  # fmt: skip
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110's token
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # latin-1 without what could start another header
+_SCHEME = re.compile(r"^\s*sentry\s+", re.IGNORECASE)
 _FIELD = re.compile(r"[\x20-\x7e]*")
 
 
@@ -23,10 +25,15 @@ def parse_auth(header: str) -> dict[str, str]:
     Source:
         raven 6.10.0, raven.utils.get_auth_header
     """
-    fields = re.sub(r"^\s*sentry\s+", "", header, flags=re.IGNORECASE).split(",")
-    pairs = (field.partition("=")[::2] for field in fields)
-    clean = {name.strip().lower(): value.strip() for name, value in pairs}
-    return {k: v for k, v in clean.items() if k and v and _FIELD.fullmatch(k + v)}
+    fields = _SCHEME.sub("", header).split(",")
+    return dict(filter(None, map(_parse_field, fields)))
+
+
+@functools.lru_cache(maxsize=256)  # all but the timestamp come again with every event
+def _parse_field(field: str) -> tuple[str, str] | None:
+    name, _, value = field.partition("=")
+    name, value = name.strip().lower(), value.strip()
+    return (name, value) if name and value and _FIELD.fullmatch(name + value) else None
 
 
 def split_headers(headers: Mapping[str, str]) -> tuple[dict[str, str], Headers]:
@@ -38,9 +45,15 @@ def split_headers(headers: Mapping[str, str]) -> tuple[dict[str, str], Headers]:
         lower = name.lower()
         if lower == "x-sentry-auth":
             fields = parse_auth(value)
-        if lower not in _NOT_STORED and _NAME.fullmatch(name) and _VALUE.fullmatch(value):
+        elif _is_stored(name, value):
             stored[lower] = (name, value)
     return fields, tuple(stored.values())
+
+
+@functools.lru_cache(maxsize=256)  # clients send the same ones with every event
+def _is_stored(name: str, value: str) -> bool:
+    legal = _NAME.fullmatch(name) and _VALUE.fullmatch(value)
+    return bool(legal) and name.lower() not in _NOT_STORED
 
 
 def sign(destination: Destination, now: float) -> str:

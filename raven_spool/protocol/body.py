@@ -3,7 +3,6 @@
 import platform
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +17,8 @@ from raven_spool.protocol.envelope import iterate_items, load_header, replace_he
 _NOT_KEPT = ("sent_at", "dsn")
 _EVENT_ID = re.compile(r"[0-9a-f]{32}")
 _NIL_ID = "0" * 32  # Relay takes it for no id
+
+_Prepared = tuple[str, str, bytes, Headers]  # event id, category, body, headers
 
 
 def prepare(
@@ -39,20 +40,20 @@ def prepare(
         endpoint: "store" or "envelope".
         new_id: makes an event id: 32 lowercase hex digits.
     """
-    kept = Event(
-        event_id="",
-        category="error",
+    prepare_one = _prepare_envelope if endpoint == "envelope" else _prepare_store
+    try:
+        prepared = prepare_one(body, headers, new_id)
+    except ValueError:
+        prepared = None
+    event_id, category, body, headers = prepared or (new_id(), "error", body, headers)
+    return Event(
+        event_id=event_id,
+        category=category,
         endpoint=endpoint,
         headers=headers,
         body=body,
         created_at=created_at,
     )
-    prepare_one = _prepare_envelope if endpoint == "envelope" else _prepare_store
-    try:
-        prepared = prepare_one(kept, new_id)
-    except ValueError:
-        prepared = None
-    return prepared or replace(kept, event_id=new_id())
 
 
 def build_request(event: Event, destination: Destination, now: float) -> Request:
@@ -96,8 +97,8 @@ def message_event(text: str, *, level: str, now: float, event_id: str) -> tuple[
     return encode(dump_object(document), (("Content-Type", "application/json"),))
 
 
-def _prepare_store(event: Event, new_id: Callable[[], str]) -> Event | None:
-    body, headers, decoded = decode(event.body, event.headers)
+def _prepare_store(body: bytes, headers: Headers, new_id: Callable[[], str]) -> _Prepared | None:
+    body, headers, decoded = decode(body, headers)
     document = load_object(decoded)
     if document is None:
         return None
@@ -106,11 +107,13 @@ def _prepare_store(event: Event, new_id: Callable[[], str]) -> Event | None:
         document["event_id"] = event_id = new_id()
         body, headers = encode(dump_object(document), headers)
     category = "transaction" if document.get("type") == "transaction" else "error"
-    return replace(event, event_id=event_id, category=category, body=body, headers=headers)
+    return event_id, category, body, headers
 
 
-def _prepare_envelope(event: Event, new_id: Callable[[], str]) -> Event | None:
-    body, headers, decoded = decode(event.body, event.headers)
+def _prepare_envelope(
+    body: bytes, headers: Headers, new_id: Callable[[], str]
+) -> _Prepared | None:
+    body, headers, decoded = decode(body, headers)
     header = load_header(decoded)
     if header is None:
         return None
@@ -121,8 +124,7 @@ def _prepare_envelope(event: Event, new_id: Callable[[], str]) -> Event | None:
         wanted["event_id"] = event_id
     if wanted != header:
         body, headers = encode(replace_header(decoded, wanted), headers)
-    category = category_of_items(types)
-    return replace(event, event_id=event_id, category=category, body=body, headers=headers)
+    return event_id, category_of_items(types), body, headers
 
 
 def _item_id(envelope: bytes) -> str:

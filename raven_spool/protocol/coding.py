@@ -1,5 +1,6 @@
 """Content encodings, and JSON that may be anything."""
 
+import functools
 import json
 import zlib
 from typing import Any
@@ -44,6 +45,7 @@ def content_encoding(headers: Headers) -> str:
     return next(values, "").strip().lower()
 
 
+@functools.lru_cache(maxsize=256)
 def as_gzip(headers: Headers) -> Headers:
     others = (pair for pair in headers if pair[0].lower() != "content-encoding")
     return (*others, ("Content-Encoding", "gzip"))

@@ -89,8 +89,11 @@ class _TimedReader(io.RawIOBase):
 
 def open_socket(host: str, port: int, exchange: Exchange) -> socket.socket:
     """Connect to the first address that answers; each gets a fair share of the time left."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     error: OSError | None = None
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as exc:
+        found, error = [], exc
     for index, (family, kind, protocol, _, address) in enumerate(found):
         sock = socket.socket(family, kind, protocol)
         try:
@@ -104,7 +107,14 @@ def open_socket(host: str, port: int, exchange: Exchange) -> socket.socket:
             error = exc
         else:
             return sock
-    raise error or OSError("the name has no address")
+    raise _say_where(error or OSError("the name has no address"), host, port)
+
+
+def _say_where(error: OSError, host: str, port: int) -> OSError:
+    # It may be the proxy that refuses, not the server. OSError picks the class by the number.
+    if error.errno is None or isinstance(error, TimeoutError):
+        return error
+    return OSError(error.errno, f"{error.strerror}: {host} port {port}")
 
 
 class WatchedConnection(HTTPConnection):

@@ -15,7 +15,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from raven_spool.errors import SpoolBusy, SpoolError, SpoolFull, SpoolUncertain
+from raven_spool.errors import SpoolBusy, SpoolError, SpoolUncertain
 from raven_spool.model import Destination, Event, Headers
 from raven_spool.spool import fork, native
 from raven_spool.spool.lanes import LaneBook
@@ -34,6 +34,7 @@ _WAITING_BYTES = 16 << 20
 # How long a thread waits for its ticket before it looks for itself whether the lead is free: a
 # lead handed to a thread that a signal has just thrown out must not be lost.
 _LOOK_AGAIN_SECONDS = 0.02
+_LOOKS = 10
 
 
 class Ticket:
@@ -61,7 +62,9 @@ class Ticket:
     def leave(self) -> None:
         """Its thread goes; the event stays in the line unless an error came first."""
         if not self.done and not self.fate.acquire(blocking=False):
-            while self.error is None:
+            for _ in range(_LOOKS):  # the error is on its way
+                if self.error is not None:
+                    break
                 self.wake.acquire(timeout=_LOOK_AGAIN_SECONDS)
         self.left = True
 
@@ -99,8 +102,8 @@ class Intake:
         waiting = self._waiting
         ticket = Ticket(event, destination)
         self._check_room(event)
-        waiting.append(ticket)
         try:
+            waiting.append(ticket)
             if not self._lead._is_owned():
                 self._see_through(ticket, waiting, time.monotonic() + timeout_seconds)
         finally:
@@ -110,13 +113,15 @@ class Intake:
         return ticket.done
 
     def _check_room(self, event: Event) -> None:
+        if not self._waiting:
+            return
         waiting = list(self._waiting)
-        held = sum(len(ticket.event.body) for ticket in waiting) if waiting else 0
+        held = sum(len(ticket.event.body) for ticket in waiting)
         if (
             len(waiting) >= _WAITING_EVENTS
             or held + len(event.body) > _WAITING_BYTES + _BATCH_BYTES
         ):
-            raise SpoolFull(f"{len(waiting)} events wait in memory for the spool already")
+            raise SpoolBusy(f"{len(waiting)} events wait in memory for the spool already")
 
     def _see_through(self, ticket: Ticket, waiting: deque[Ticket], deadline: float) -> None:
         while not (ticket.done or ticket.error):
@@ -196,6 +201,7 @@ class Intake:
         tried = [ticket for ticket in batch if ticket.tried_after is not None]
         if not tried:
             return batch
+        batch = [ticket for ticket in batch if not ticket.done]
         after = min(ticket.tried_after or 0 for ticket in tried)
         there = queue.find_recent([ticket.event.event_id for ticket in tried], after)
         return [

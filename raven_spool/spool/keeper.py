@@ -67,6 +67,8 @@ class Keeper:
         return busy
 
     def sync(self) -> None:
+        if not self._syncs:
+            return
         self._unsynced = False
         try:
             self._store.sync()

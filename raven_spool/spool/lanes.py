@@ -135,3 +135,9 @@ def totals(queue: "EventQueue") -> dict[str, Any]:
     )
     dropped = {reason: int(events) for reason, events in drops}
     return {**sums, "dropped": sum(dropped.values()), "dropped_by_reason": dropped}
+
+
+def count_dead(queue: "EventQueue") -> dict[int, int]:
+    """Dead letters by lane."""
+    rows = queue.connection.execute("SELECT id, dead FROM lanes")
+    return {int(lane): int(dead) for lane, dead in rows}

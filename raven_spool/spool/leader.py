@@ -62,13 +62,15 @@ class Leadership:
         return self._lock is not None
 
     def take(self) -> bool:
-        """Try to lead, without waiting.
+        """Try to lead, without waiting. A leader whose lock file is gone stops leading.
 
         Crash:
             The kernel frees the lock; the next leader finds `leading` set and takes care.
         """
         if self.is_held:
-            return True
+            if not self._is_lock_in_place():
+                self.let_go(clean=False)
+            return self.is_held
         self._store.read(lambda queue: None)  # the directory must be there, or made
         lock = None if self._in_memory else _acquire(self._lock_path)
         if lock is None and not self._in_memory:
@@ -90,11 +92,14 @@ class Leadership:
         """Whether nobody has taken over; asked before each claim, inside its read."""
         if not self.is_held:
             return False
+        (epoch,) = queue.connection.execute("SELECT epoch FROM leadership").fetchone()
+        return bool(epoch == self._epoch and self._is_lock_in_place())
+
+    def _is_lock_in_place(self) -> bool:
         if self._in_memory:
             return True
-        (epoch,) = queue.connection.execute("SELECT epoch FROM leadership").fetchone()
         try:
-            return bool(epoch == self._epoch and os.stat(self._lock_path).st_ino == self._inode)
+            return os.stat(self._lock_path).st_ino == self._inode
         except OSError:
             return False
 

@@ -8,6 +8,7 @@ were nowhere), and so does opening an empty database beside its WAL.
 
 import os
 import secrets
+import sys
 from typing import Protocol
 
 from raven_spool.errors import SpoolCorrupt, SpoolUnusable
@@ -37,6 +38,9 @@ class Place(Protocol):
         """The live generation's name, None if there is none yet. Behind the gate."""
 
     def directory(self, generation: str) -> str: ...
+
+    def capacity_bytes(self) -> int:
+        """The size of what it lies on."""
 
     def begin(self) -> str:
         """A new generation with an empty file in it, not yet live."""
@@ -97,6 +101,10 @@ class DiskPlace:
         self._remember(database)
         return generation
 
+    def capacity_bytes(self) -> int:
+        found = os.statvfs(self.path)
+        return found.f_frsize * found.f_blocks
+
     def begin(self) -> str:
         generation = f"g-{secrets.token_hex(8)}"
         os.mkdir(self.directory(generation), 0o700)
@@ -124,6 +132,8 @@ class DiskPlace:
         return self._look() != self._identity
 
     def sync(self) -> None:
+        if not self._database:
+            return
         # The WAL carries no POSIX locks, so it may be opened and closed.
         try:
             descriptor = os.open(self._database + "-wal", os.O_RDWR | os.O_CLOEXEC)
@@ -158,6 +168,9 @@ class MemoryPlace:
 
     def directory(self, generation: str) -> str:
         return MEMORY
+
+    def capacity_bytes(self) -> int:
+        return sys.maxsize
 
     def begin(self) -> str:
         return f"m-{secrets.token_hex(8)}"

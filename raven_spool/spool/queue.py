@@ -24,6 +24,7 @@ from raven_spool.spool import schema
 from raven_spool.spool.rows import Row, StoredRow
 
 _KEPT_ATTEMPTS = 20
+_FARTHEST_SECONDS = 3600.0  # the longest back-off there is (policy.py)
 _READ_TIMEOUT_SECONDS = 0.1  # writes are gated; this is for foreign tools with the file open
 
 
@@ -155,7 +156,10 @@ class EventQueue(SQLiteAckQueue):
             f"SELECT _id FROM {self._table_name} WHERE lane = ? AND status < 2 "
             "AND due {} ORDER BY due, _id LIMIT ?"
         )
-        retries = self.connection.execute(sql.format("> 0 AND due <= ?"), (lane, now, limit))
+        # What is due beyond any back-off was written before the clock jumped back.
+        retries = self.connection.execute(
+            sql.format("> 0 AND (due <= ? OR due > ?)"), (lane, now, now + _FARTHEST_SECONDS, limit)
+        )
         ids = [row[0] for row in retries]
         fresh = self.connection.execute(sql.format("= ?"), (lane, 0, limit - len(ids)))
         return sorted(ids) + [row[0] for row in fresh]
@@ -182,9 +186,12 @@ class EventQueue(SQLiteAckQueue):
                 break
         return rows
 
-    def page(self, where: str, parameters: Sequence[Any], limit: int) -> list[StoredRow]:
+    def page(
+        self, where: str, parameters: Sequence[Any], limit: int, *, newest_first: bool = True
+    ) -> list[StoredRow]:
+        order = "DESC" if newest_first else "ASC"
         rows = self.connection.execute(
-            self._stored(f"{where} ORDER BY _id DESC LIMIT ?"), (*parameters, limit)
+            self._stored(f"{where} ORDER BY _id {order} LIMIT ?"), (*parameters, limit)
         )
         return [StoredRow._make(row) for row in rows]
 
@@ -250,6 +257,13 @@ class EventQueue(SQLiteAckQueue):
     @with_conditional_transaction
     def note_answer(self, key: int) -> tuple[str, tuple[int]]:
         return f"UPDATE {self._table_name} SET deaths = 0 WHERE _id = ?", (key,)
+
+    @with_conditional_transaction
+    def forget_due(self) -> tuple[str, tuple[()]]:
+        """Every ready event may be tried at once. By lanes, so that the index is used."""
+        lanes = "SELECT id FROM lanes"
+        sql = f"UPDATE {self._table_name} SET due = 0 WHERE lane IN ({lanes}) AND status < 2"
+        return f"{sql} AND due > 0", ()
 
     @with_conditional_transaction
     def revive(self, ids: Sequence[int]) -> tuple[str, tuple[Any, ...]]:

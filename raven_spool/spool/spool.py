@@ -16,7 +16,7 @@ from raven_spool.spool.lanes import LaneBook
 from raven_spool.spool.leader import Leadership
 from raven_spool.spool.places import MEMORY
 from raven_spool.spool.rows import StoredRow
-from raven_spool.spool.store import Store
+from raven_spool.spool.store import PAGE_BYTES, Store
 from raven_spool.spool.wake import Bell
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _PATIENCE_SECONDS = 1.0  # of the drain and the tools; `send` has its own
 _CLAIM_BYTES = 4 << 20  # what a claim may bring into memory, one event at least
 _EVICTED_AT_ONCE = 64
 _EVICTION_PAGES = 64  # beyond the cap, while room is being made
+_SLACK_PAGES = 16  # what an event takes beside its body: leaves, indexes, the ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +61,12 @@ class Spool:
         fsync: str = "everysec",
         max_bytes: int = DEFAULT_MAX_BYTES,
         overflow: str = "drop_oldest",
+        mends: bool = True,
     ) -> None:
+        """`mends`: a broken file is left as it lies and a fresh one begun; else SpoolCorrupt."""
         self.path = path
         self._overflow = overflow
+        self._mends = mends
         self._store = Store(path, fsync=fsync, max_bytes=max_bytes)
         self._book = LaneBook()
         self._intake = Intake(self._store, self._book)
@@ -100,24 +104,29 @@ class Spool:
             try:
                 return self._enqueue(event, destination, timeout_seconds)
             except SpoolCorrupt as error:
-                self._quarantine(error)
+                self._quarantine(error, timeout_seconds)
             except SpoolFull:
-                if not self._make_room():
+                if not self._make_room(len(event.body), timeout_seconds):
                     raise
         return self._enqueue(event, destination, timeout_seconds)
 
     def _enqueue(self, event: Event, destination: Destination, timeout_seconds: float) -> bool:
-        committed = self._intake.enqueue(event, destination, timeout_seconds)
+        committed = False
+        try:
+            committed = self._intake.enqueue(event, destination, timeout_seconds)
+        finally:
+            if not committed:  # also where an exception came in by a signal
+                self.keeper.waits()
         if committed:
             self.keeper.committed()
             self._bell.ring(self._store.generation)
-        else:
-            self.keeper.waits()
         return committed
 
-    def _make_room(self) -> bool:
+    def _make_room(self, size_bytes: int, timeout_seconds: float) -> bool:
         """Where the spool has reached its own limit: drop the oldest, dead letters first."""
-        return self._overflow == "drop_oldest" and self._write(_evict)
+        if self._overflow != "drop_oldest":
+            return False
+        return self._store.write(lambda queue: _evict(queue, size_bytes), timeout_seconds)
 
     @property
     def volatile(self) -> int:
@@ -137,26 +146,34 @@ class Spool:
     ) -> list[Claimed]:
         """Up to `limit` due events of a lane, oldest first, without those in `skip`.
 
-        Events whose bytes on disk have changed are buried on the way.
+        None for a process that no longer leads. Events whose bytes on disk have changed are
+        buried on the way.
 
         Crash:
             Nothing was written: they are ready again at once.
         """
-        rows: list[StoredRow] = self._read(
-            lambda queue: queue.fetch(
-                _without(queue.claimable(lane.id, now, limit + len(skip)), skip)[:limit],
-                _CLAIM_BYTES,
-            )
-        )
+
+        def look(queue: "EventQueue") -> tuple[list[StoredRow], Destination, str] | None:
+            # All in one read: in another file the same ids mean something else.
+            if not self.leadership.still_leads(queue):
+                return None
+            ids = _without(queue.claimable(lane.id, now, limit + len(skip)), skip)[:limit]
+            destination = self._book.destination(queue, lane.destination_id)
+            return queue.fetch(ids, _CLAIM_BYTES), destination, self._store.generation
+
+        found = self._read(look)
+        if found is None:
+            return []
+        rows, destination, generation = found
         whole = [row for row in rows if _is_whole(row)]
         if len(whole) < len(rows):
             broken = [row.id for row in rows if not _is_whole(row)]
-            self.bury(broken, "damaged on disk (its checksum does not match)", now)
-        destination = self._destination(lane.destination_id)
+            reason = "damaged on disk (its checksum does not match)"
+            self.bury(broken, reason, now, generation=generation)
         return [
             Claimed(
                 id=row.id,
-                generation=self._store.generation,
+                generation=generation,
                 lane=row.lane,
                 destination=destination,
                 event=_event(row, lane.category),
@@ -185,9 +202,14 @@ class Spool:
         Crash:
             Before the commit they are sent again; after it they are gone. Twice is harmless.
         """
-        ids = [one.id for one in claimed if one.generation == self._store.generation]
-        if ids and self._write(lambda queue: queue.ack_many(ids)) < len(ids):
-            self._write(lambda queue: queue.deliver_dropped(ids))
+
+        def deliver(queue: "EventQueue") -> None:
+            # Looked at behind the gate: to open the file may bring another generation.
+            ids = [one.id for one in claimed if one.generation == self._store.generation]
+            if ids and queue.ack_many(ids) < len(ids):
+                queue.deliver_dropped(ids)
+
+        self._write(deliver)
         self.keeper.committed()
 
     def nack(
@@ -198,28 +220,33 @@ class Spool:
         Crash:
             Before the commit the attempt is not counted.
         """
-        self._write(lambda queue: queue.note_attempt(claimed.id, now, what, due, unanswered))
+        self._write_in(
+            claimed.generation,
+            lambda queue: queue.note_attempt(claimed.id, now, what, due, unanswered),
+        )
 
     def note_start(self, claimed: Claimed) -> None:
         """Before a send that may end the process: count it as a death until it is answered."""
-        self._write(lambda queue: queue.note_start(claimed.id))
+        self._write_in(claimed.generation, lambda queue: queue.note_start(claimed.id))
 
     def note_answer(self, claimed: Claimed) -> None:
         """It was answered after all, and stays ready: its deaths are forgotten."""
-        self._write(lambda queue: queue.note_answer(claimed.id))
+        self._write_in(claimed.generation, lambda queue: queue.note_answer(claimed.id))
 
-    def bury(self, ids: Sequence[int], reason: str, now: float) -> None:
-        """Make them dead letters, kept with the reason."""
-        self._write(lambda queue: queue.move(ids, schema.DEAD, reason, now))
+    def bury(
+        self, ids: Sequence[int], reason: str, now: float, *, generation: str | None = None
+    ) -> None:
+        """Make them dead letters, kept with the reason; in that generation only, if it is named."""
+        self._write_in(generation, lambda queue: queue.move(ids, schema.DEAD, reason, now))
 
-    def drop(self, ids: Sequence[int], reason: str) -> int:
+    def drop(self, ids: Sequence[int], reason: str, *, generation: str | None = None) -> int:
         """Delete them, counted in the ledger under `reason`. Returns how many were there."""
 
         def move(queue: "EventQueue") -> int:
             queue.move(ids, schema.DROPPED, reason, 0.0)
             return queue.changes()
 
-        return self._write(move)
+        return self._write_in(generation, move) or 0
 
     def revive(self, ids: Sequence[int]) -> int:
         """Make dead letters ready again, as if new. Returns how many were dead."""
@@ -264,8 +291,13 @@ class Spool:
         self._write(lambda queue: lanes.open_lane(queue, destination_id))
 
     def forget_backoff(self) -> None:
-        """Let every destination be tried at once (limits stay), and wake the leader."""
-        self._write(lanes.forget_backoff)
+        """Let every destination and event be tried at once (limits stay), and wake the leader."""
+
+        def forget(queue: "EventQueue") -> None:
+            lanes.forget_backoff(queue)
+            queue.forget_due()
+
+        self._write(forget)
         self._bell.ring(self._store.generation)
 
     # -- looking ------------------------------------------------------------------------------
@@ -282,15 +314,37 @@ class Spool:
         found = self._read(lanes.read_lanes)
         return [(lane, self._destination(lane.destination_id)) for lane in found]
 
+    def dead_by_lane(self) -> dict[int, int]:
+        """How many dead letters each lane has."""
+        return self._read(lanes.count_dead)
+
     def page(
-        self, *, state: State | None = None, before_id: int | None = None, limit: int = 50
+        self,
+        *,
+        state: State | None = None,
+        before_id: int | None = None,
+        after_id: int | None = None,
+        limit: int = 50,
     ) -> list[Stored]:
-        """Stored events, newest first, `limit` at most, with ids under `before_id`."""
+        """Stored events, `limit` at most: newest first with ids under `before_id`, or, where
+        `after_id` is given, oldest first with ids above that."""
         where = {None: "1", State.READY: "status < 2", State.DEAD: "status >= 2"}[state]
-        top = before_id if before_id is not None else 1 << 62
-        rows = self._read(lambda queue: queue.page(f"{where} AND _id < ?", (top,), limit))
-        held = {lane.id: (lane, destination) for lane, destination in self.all_lanes()}
-        return [_stored(row, *held[row.lane]) for row in rows]
+        if after_id is not None:
+            where, bound = f"{where} AND _id > ?", after_id
+        else:
+            where, bound = f"{where} AND _id < ?", 1 << 62 if before_id is None else before_id
+        rows = self._read(
+            lambda queue: queue.page(where, (bound,), limit, newest_first=after_id is None)
+        )
+        found = self.all_lanes()
+        by_lane = {lane.id: (lane, destination) for lane, destination in found}
+        whole = {lane.destination_id: lane for lane, _ in found if not lane.category}
+        stored = []
+        for row in rows:
+            lane, destination = by_lane[row.lane]
+            held = max(lane, whole[lane.destination_id], key=lambda one: one.open_at)
+            stored.append(_stored(row, lane.category, held, destination))
+        return stored
 
     def get(self, key: int) -> Stored:
         """One event. Raises EventNotFound."""
@@ -330,6 +384,14 @@ class Spool:
             self._quarantine(error)
             return self._store.write(operation, _PATIENCE_SECONDS)
 
+    def _write_in(self, generation: str | None, operation: Callable[["EventQueue"], T]) -> T | None:
+        """Ids mean something only within the file they came from: nothing is done in another."""
+
+        def check(queue: "EventQueue") -> T | None:
+            return operation(queue) if generation in (None, self._store.generation) else None
+
+        return self._write(check)
+
     def _read(self, operation: Callable[["EventQueue"], T]) -> T:
         try:
             return self._store.read(operation)
@@ -337,9 +399,11 @@ class Spool:
             self._quarantine(error)
             return self._store.read(operation)
 
-    def _quarantine(self, error: SpoolCorrupt) -> None:
+    def _quarantine(self, error: SpoolCorrupt, timeout_seconds: float = _PATIENCE_SECONDS) -> None:
+        if not self._mends:
+            raise error
         broken = self._store.generation
-        if self._store.quarantine(broken, _PATIENCE_SECONDS):
+        if self._store.quarantine(broken, timeout_seconds):
             log.error(
                 "%s; a fresh file was begun and the old one left in %s",
                 error,
@@ -347,18 +411,25 @@ class Spool:
             )
 
 
-def _evict(queue: "EventQueue") -> bool:
-    (pages,) = queue.connection.execute("PRAGMA page_count").fetchone()
+def _evict(queue: "EventQueue", size_bytes: int) -> bool:
+    """Drop the oldest until an event of that size has room. False: that is not what it lacks."""
     (cap,) = queue.connection.execute("PRAGMA max_page_count").fetchone()
-    (free,) = queue.connection.execute("PRAGMA freelist_count").fetchone()
-    if pages - free < cap * 0.9:
-        return False  # not our limit: the disk is full
+    most = cap - size_bytes // PAGE_BYTES - _SLACK_PAGES  # what may be in use beside it
+    if most < 0 or _used_pages(queue) < most:
+        return False  # it never fits; or the disk is full, not the spool
     queue.connection.execute(f"PRAGMA max_page_count = {cap + _EVICTION_PAGES}")
     try:
-        queue.move(queue.oldest(_EVICTED_AT_ONCE), schema.DROPPED, "overflow", 0.0)
+        while (ids := queue.oldest(_EVICTED_AT_ONCE)) and _used_pages(queue) >= most:
+            queue.move(ids, schema.DROPPED, "overflow", 0.0)
     finally:
         queue.connection.execute(f"PRAGMA max_page_count = {cap}")
     return True
+
+
+def _used_pages(queue: "EventQueue") -> int:
+    (pages,) = queue.connection.execute("PRAGMA page_count").fetchone()
+    (free,) = queue.connection.execute("PRAGMA freelist_count").fetchone()
+    return int(pages - free)
 
 
 def _without(ids: list[int], skip: Collection[int]) -> list[int]:
@@ -380,15 +451,18 @@ def _event(row: StoredRow, category: str) -> Event:
     )
 
 
-def _stored(row: StoredRow, lane: Lane, destination: Destination) -> Stored:
+def _stored(row: StoredRow, category: str, held: Lane, destination: Destination) -> Stored:
+    """`held` is what keeps the event longest: its lane, or the lane of its destination."""
     ready = row.status < 2
+    if not _is_whole(row):
+        row = row._replace(headers="[]")  # damaged on disk: shown, but not taken at its word
     return Stored(
         id=row.id,
         state=State.READY if ready else State.DEAD,
-        event=_event(row, lane.category),
+        event=_event(row, category),
         destination=destination,
         attempts=row.attempts,
-        next_attempt_at=max(row.due, lane.open_at) or row.timestamp if ready else None,
-        reason=row.reason,
+        next_attempt_at=max(row.due, held.open_at) or row.timestamp if ready else None,
+        reason=row.reason or (held.reason if ready else ""),
         history=tuple((at, what) for at, what in json.loads(row.history)),
     )

@@ -4,12 +4,11 @@
 too. Neither runs foreign code under them.
 """
 
-import contextlib
 import ctypes
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from raven_spool.errors import (
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAGE_BYTES = 4096
+_LEAST_PAGES = 64
 _FORK_PATIENCE_SECONDS = 1.0
 _CLOSE_PATIENCE_SECONDS = 0.1
 _RETRY_OPEN_SECONDS = 5.0  # an unusable path is not tried again at every send
@@ -59,7 +59,7 @@ class Store:
         self.path = path
         self.generation = ""
         self._fsync = fsync
-        self._max_pages = max(64, max_bytes // PAGE_BYTES)
+        self._max_bytes = max_bytes
         self._place: Place = MemoryPlace() if path == MEMORY else DiskPlace(path)
         self._queue: EventQueue | None = None
         self._refused: tuple[float, SpoolError] | None = None
@@ -113,8 +113,10 @@ class Store:
             if self._queue is None or self._place.has_moved():
                 self._open_gated(time.monotonic() + timeout_seconds)
             assert self._queue is not None
-            with self._explained():
+            try:
                 return operation(self._queue)
+            except sqlite3.Error as error:
+                raise self._explain(error) from error
         finally:
             try:
                 lock.release()
@@ -140,13 +142,16 @@ class Store:
         queue = self._queue
         assert queue is not None
         try:
-            with self._explained():
-                return operation(queue)
+            return operation(queue)
         except sqlite3.ProgrammingError:
-            if queue is self._queue or os.getpid() != pid:
+            if queue is self._queue:
                 raise
             # A signal handler forked just now, and our hook closed the connection.
+            if os.getpid() != pid:
+                raise SpoolBusy("forked in the middle: the event is the parent's") from None
             return self._write_gated(operation, deadline, pid)
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
 
     # -- opening and closing ------------------------------------------------------------------
 
@@ -184,8 +189,9 @@ class Store:
         if self._enter() and not self._place.acquire(deadline):
             raise SpoolBusy(f"another process holds the spool {self.path}")
         try:
-            with self._explained():
-                self._open_live()
+            self._open_live()
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
         except (SchemaTooNew, SpoolUnusable) as error:
             raise self._refuse(error) from None
         except OSError as error:
@@ -197,8 +203,8 @@ class Store:
         if generation is None:
             self._begin()
         else:
+            self.generation = generation  # first: `quarantine` asks which one was found broken
             self._queue = self._connect(generation)
-            self.generation = generation
 
     def _begin(self) -> None:
         generation = self._place.begin()
@@ -209,10 +215,11 @@ class Store:
     def _connect(self, generation: str) -> "EventQueue":
         from raven_spool.spool.queue import EventQueue  # persist-queue: 71 ms
 
+        a_tenth = self._place.capacity_bytes() // 10
         return EventQueue(
             self._place.directory(generation),
             synchronous=SYNCHRONOUS[self._fsync],
-            max_pages=self._max_pages,
+            max_pages=max(_LEAST_PAGES, min(self._max_bytes, a_tenth) // PAGE_BYTES),
         )
 
     def quarantine(self, broken: str, timeout_seconds: float) -> bool:
@@ -277,17 +284,11 @@ class Store:
 
     # -- errors -------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """SQLite's errors in our words; anything unforeseen leaves a commit uncertain."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if isinstance(error, sqlite3.ProgrammingError):
-                raise  # closed under our hands by a fork, or a mistake of ours
-            kind, text = _MEANINGS.get(primary, (SpoolUncertain, "failed"))
-            raise kind(f"the spool {self.path} {text} ({error})") from error
+    def _explain(self, error: sqlite3.Error) -> SpoolError:
+        """SQLite's errors in our words; after anything unforeseen a commit is uncertain."""
+        primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        kind, text = _MEANINGS.get(primary, (SpoolUncertain, "failed"))
+        return kind(f"the spool {self.path} {text} ({error})")
 
     # -- fork ---------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ class Bell:
             OSError: no pipe can be made there.
         """
         if not self._ends or generation != self._generation:
+            self.ring_ends()  # whoever listens to the old one must come and get the new one
             self.close()
             if self._path == MEMORY:
                 self._ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -37,9 +38,14 @@ class Bell:
 
     def ring(self, generation: str) -> None:
         """Costs about a microsecond; a bell that can't ring is no error."""
-        with contextlib.suppress(OSError):  # BlockingIOError: it rings already
+        with contextlib.suppress(OSError):
             self.descriptor(generation)
-            os.write(self._ends[-1], b".")
+        self.ring_ends()
+
+    def ring_ends(self) -> None:
+        with contextlib.suppress(OSError):  # BlockingIOError: it rings already
+            if self._ends:
+                os.write(self._ends[-1], b".")
 
     def silence(self) -> None:
         """Take in what has rung. For the leader, before it looks at the spool."""

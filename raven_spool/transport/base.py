@@ -1,6 +1,6 @@
 """raven's transport interface over a spool: what all transports share."""
 
-import os
+import functools
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -8,9 +8,13 @@ from typing import Any
 
 from raven_spool import backends
 from raven_spool.config import Options, read_options
+from raven_spool.errors import ConfigurationError
 from raven_spool.flusher import Flusher, get_flusher
 from raven_spool.model import Destination
 from raven_spool.protocol import parse_endpoint, prepare, split_headers
+
+_IDENTITY = ("sentry_key", "sentry_secret", "sentry_client")
+_KEPT_DESTINATIONS = 256
 
 
 class Transport:
@@ -50,7 +54,7 @@ class SpoolingTransport(Transport):
     def __init__(self, **given: Any) -> None:
         self._given = given
         self._options = read_options(given)
-        self._pid = os.getpid()
+        self._destinations: dict[tuple[str | None, ...], Destination] = {}
 
     def __call__(self, **options: Any) -> "SpoolingTransport":
         """raven calls its transport with the options of the DSN: they fill what was not given."""
@@ -60,7 +64,7 @@ class SpoolingTransport(Transport):
     def options(self) -> Options:
         return self._options
 
-    @property
+    @functools.cached_property
     def flusher(self) -> Flusher:
         return get_flusher(self._options)
 
@@ -112,11 +116,26 @@ class SpoolingTransport(Transport):
         success_cb()
 
     def _destination(self, base_url: str, project: str, auth: Mapping[str, str]) -> Destination:
+        who = (base_url, project, *map(auth.get, _IDENTITY))
+        found = self._destinations.get(who)
+        if found is None:
+            if len(self._destinations) >= _KEPT_DESTINATIONS:
+                self._destinations.clear()
+            found = self._destinations[who] = self._make_destination(base_url, project, auth)
+        return found
+
+    def _make_destination(
+        self, base_url: str, project: str, auth: Mapping[str, str]
+    ) -> Destination:
         options = self._options
+        if not auth.get("sentry_key"):
+            raise ConfigurationError(
+                f"no sentry_key in X-Sentry-Auth for {base_url}: is there a key in the DSN?"
+            )
         return Destination(
             base_url=base_url,
             project=project,
-            public_key=auth.get("sentry_key", ""),
+            public_key=auth["sentry_key"],
             secret_key=auth.get("sentry_secret"),
             client=auth.get("sentry_client", "raven-spool"),
             timeout_seconds=options.timeout,

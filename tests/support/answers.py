@@ -169,6 +169,17 @@ def silence() -> Answer:
     return Answer(name="silence", play=lambda talk: talk.stopping.wait(600) and False)
 
 
+def slow_reader(seconds: float = 0.05) -> Answer:
+    """Take the body in small bites, and never answer."""
+
+    def play(talk: Talk) -> bool:
+        while not talk.stopping.wait(seconds) and talk.sock.recv(16384):
+            pass
+        return False
+
+    return Answer(name="slow-reader", play=play, reads_body=False)
+
+
 def trickle(seconds: float = 0.05) -> Answer:
     """A good answer, one byte at a time."""
     text = render(200, (("X-Padding", "x" * 600),))
@@ -234,7 +245,7 @@ _NAMED: dict[str, Callable[[], Answer]] = {
     make.__name__.replace("_", "-"): make
     for make in (
         *(ok, html, closing, reset, drop, half, half_chunks, half_headers, garbage, silence),
-        *(trickle, trickle_body, endless_headers, wrong_length, early),
+        *(slow_reader, trickle, trickle_body, endless_headers, wrong_length, early),
     )
 }
 

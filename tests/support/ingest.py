@@ -9,7 +9,7 @@ As a program it prints its port and logs a JSON line per request:
 
     python -m tests.support.ingest --port 0 --log FILE --answer 429:60
 
-and POST /_answer?503 changes what it answers.
+and POST /_answer?503,ok changes what it answers.
 """
 
 import argparse
@@ -28,6 +28,8 @@ from typing import IO, Any
 from tests.support.answers import Answer, Talk, ok, parse_answer
 from tests.support.certificates import authority_file, server_context
 from tests.support.reading import decode_body, find_event_id, read_body, read_headers
+
+LOGGED = ("method", "path", "headers", "event_id", "connection", "at", "answer", "status")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +52,8 @@ class Seen:
         return 200 <= self.status < 300
 
     def as_json(self) -> str:
-        row: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in ("method", "path", "headers", "event_id", "connection", "at", "status")
-        }
-        return json.dumps(row | {"answer": self.answer, "size_bytes": len(self.raw_body)})
+        row = {name: getattr(self, name) for name in LOGGED}
+        return json.dumps(row | {"size_bytes": len(self.raw_body)})
 
 
 class Ingest:
@@ -243,7 +242,7 @@ class Ingest:
         return lives and headers.get("connection", "").lower() != "close"
 
     def _obey(self, sock: socket.socket, path: str) -> bool:
-        self.answer_with(parse_answer(path.partition("?")[2]))
+        self.answer_with(*map(parse_answer, path.partition("?")[2].split(",")))
         return ok().play(Talk(sock, None, self._stopping))
 
     def _record(

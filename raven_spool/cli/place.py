@@ -1,0 +1,92 @@
+"""Which spool, as whom, and with which options: what every command settles first."""
+
+import errno
+import os
+import stat
+
+from raven_spool.cli.exits import Exit, Refusal
+from raven_spool.config import Options, default_spool_path
+from raven_spool.spool import Spool
+
+
+def open_spool(options: Options, *, creates: bool = False) -> Spool:
+    """The spool of these options; nothing of it is touched but what tells that it is there.
+
+    Only a command that creates mends as well, as the applications do: the others say what is
+    broken and leave it as it lies.
+
+    Raises:
+        Refusal: there is none, or it is not ours to use.
+    """
+    path = options.spool_path or default_spool_path()
+    found = _look(path, creates)
+    if found is not None:
+        _become_owner(path, found)
+        _check(path, found, creates)
+    return Spool(
+        path,
+        fsync=options.fsync,
+        max_bytes=options.max_bytes,
+        overflow=options.overflow,
+        mends=creates,
+    )
+
+
+def is_there(path: str) -> bool:
+    return os.path.lexists(os.path.join(path, "current"))
+
+
+def _absent(path: str) -> Refusal:
+    return Refusal(
+        Exit.NO_SPOOL,
+        f"there is no spool at {path}: name one with --spool or RAVEN_SPOOL_PATH "
+        "(applications and `raven-spool send` create it)",
+    )
+
+
+def _look(path: str, creates: bool) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        if creates:
+            return None
+        raise _absent(path) from None
+    except OSError as error:
+        code = Exit.CANNOT_CREATE if creates else Exit.NO_SPOOL
+        if error.errno in (errno.EACCES, errno.EPERM):
+            code = Exit.NOT_PERMITTED
+        raise Refusal(code, f"cannot use the spool {path}: {error.strerror}") from error
+
+
+def _become_owner(path: str, found: os.stat_result) -> None:
+    """As root we would leave files behind that the spool's own programs can't open."""
+    if os.geteuid() != 0 or found.st_uid == 0 or not stat.S_ISDIR(found.st_mode):
+        return
+    try:
+        os.setgroups([])
+        os.setgid(found.st_gid)
+        os.setuid(found.st_uid)
+    except OSError as error:
+        raise Refusal(
+            Exit.NOT_PERMITTED,
+            f"cannot become user {found.st_uid}, the owner of {path}: {error.strerror}",
+        ) from error
+
+
+def _check(path: str, found: os.stat_result, creates: bool) -> None:
+    if not stat.S_ISDIR(found.st_mode):
+        code = Exit.CANNOT_CREATE if creates else Exit.NO_SPOOL
+        raise Refusal(code, f"the spool path {path} is not a directory: name another with --spool")
+    if found.st_uid not in (os.geteuid(), 0):
+        raise Refusal(
+            Exit.NOT_PERMITTED,
+            f"the spool {path} belongs to user {found.st_uid}: run as that user, or as root",
+        )
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise Refusal(
+            Exit.NOT_PERMITTED,
+            f"no permission to read and write the spool directory {path}: "
+            f"run as its owner, user {found.st_uid}",
+        )
+    if not creates and not is_there(path):
+        raise _absent(path)

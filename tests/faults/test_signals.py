@@ -1,0 +1,380 @@
+"""Exceptions and sends that a signal brings into the middle of a send, and the interpreter's end."""
+
+import contextlib
+import fcntl
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from raven_spool.transport.spool import SpoolTransport
+from tests.faults.children import Child, Notes
+from tests.faults.events import (
+    check_nothing_lost,
+    make_transport,
+    new_id,
+    read_ledger,
+    send,
+    stored_ids,
+)
+from tests.support.ingest import Ingest
+
+NOWHERE = "http://127.0.0.1:9"  # backend "none": nobody goes there
+THROWN = 3000
+SOAK_THROWN = 100_000
+_PROMPT_SECONDS = 1.0  # generous: a send takes well below a millisecond
+
+
+class Thrown(Exception):
+    """What RQ's and Celery's time limits raise, wherever the main thread happens to be."""
+
+
+# -- exceptions at every instant ------------------------------------------------------------------
+
+
+class Injector:
+    """Raises at the n-th instant at which Python looks for signals: after a C call has returned,
+    and at the start of a Python function."""
+
+    def __init__(self, nth: int) -> None:
+        self.nth = nth
+        self.seen = 0
+        self.where = ""
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
+        if event not in ("call", "c_return") or self.seen >= self.nth:
+            return
+        self.seen += 1
+        if self.seen == self.nth:
+            name = getattr(arg, "__name__", "")
+            self.where = f"{event} {name} in {frame.f_code.co_qualname}:{frame.f_lineno}"
+            raise Thrown
+
+    @contextlib.contextmanager
+    def armed(self) -> Iterator[None]:
+        sys.setprofile(self)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+
+
+def locks_held(path: Path) -> list[str]:
+    return [name for name in ("write.lock", "queue.lock") if not _is_free(path / name)]
+
+
+def _is_free(path: Path) -> bool:
+    with path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def send_elsewhere(transport: SpoolTransport, returned: list[str]) -> float:
+    """Seconds a send in another thread takes."""
+    started = time.monotonic()
+    thread = threading.Thread(target=lambda: returned.append(send(transport, NOWHERE)))
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    return time.monotonic() - started
+
+
+def throw_everywhere(path: Path, report: Path, *, closed: bool) -> None:
+    """One send for each instant, from the first to the last there is."""
+    transport = make_transport(path, backend="none")
+    returned = [send(transport, NOWHERE)]
+    notes = Notes(report)
+    nth, reached = 0, True
+    while reached:
+        nth += 1
+        if closed:
+            transport.flusher.spool.finish()
+        injector, event_id = Injector(nth), new_id()
+        with contextlib.suppress(Thrown), injector.armed():
+            returned.append(send(transport, NOWHERE, event_id))
+        reached = injector.seen >= nth
+        if held := locks_held(path):
+            notes.write(f"{injector.where} leaves {held}")
+        took = send_elsewhere(transport, returned)
+        if took > _PROMPT_SECONDS or transport.flusher.spool.volatile:
+            notes.write(f"{injector.where}: another thread's send took {took:.3f} s")
+    transport.flusher.spool.finish()
+    check_exactly_once(path, returned)
+    notes.write(f"done {nth}")
+
+
+def check_exactly_once(path: Path, returned: list[str]) -> None:
+    counts = Counter(stored_ids(path))
+    assert set(returned) <= set(counts)
+    assert max(counts.values()) == 1
+    assert read_ledger(path)["ready"] == len(counts)
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "opening"])
+def test_exception_at_any_instant_leaves_no_lock_and_no_loss(tmp_path: Path, closed: bool) -> None:
+    report = Notes(tmp_path / "report")
+    with Child(throw, tmp_path / "spool", report.path, closed) as child:
+        code = child.join(100)
+    *troubles, done = report.read()
+    assert not troubles, "\n".join([f"{len(troubles)} instants", *troubles[:20]])
+    assert code == 0
+    assert int(done.split()[1]) > 100  # it did go through a whole send
+
+
+def throw(path: Path, report: Path, closed: bool) -> None:
+    throw_everywhere(path, report, closed=closed)
+
+
+def throw_by_timer(path: Path, returned: Path, report: Path, count: int) -> None:
+    """Real signals at random instants, as a time limit sends them."""
+    transport = make_transport(path, backend="none")
+    notes, mine = Notes(report), Notes(returned)
+    chance = random.Random(count)
+    thrown = 0
+
+    def raise_it(number: int, frame: object) -> None:
+        raise Thrown
+
+    signal.signal(signal.SIGALRM, raise_it)
+    while thrown < count:
+        event_id = new_id()
+        try:
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 3e-4))
+            send(transport, NOWHERE, event_id)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            mine.write(event_id)
+        except Thrown:
+            thrown += 1
+            if held := locks_held(path):
+                notes.write(f"leaves {held}")
+    others: list[str] = []
+    took = send_elsewhere(transport, others)
+    mine.write(others[0])
+    transport.flusher.spool.finish()
+    notes.write(f"{took}")
+
+
+def send_one(path: Path, returned: Path, url: str) -> None:
+    transport = make_transport(path, backend="none")
+    Notes(returned).write(send(transport, url))
+    assert transport.flusher.spool.volatile == 0
+
+
+def _throw_many(tmp_path: Path, count: int, seconds: float) -> None:
+    path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
+    report = Notes(tmp_path / "report")
+    with Child(throw_by_timer, path, returned.path, report.path, count) as child:
+        report.wait_for(1, seconds)
+        with Child(send_one, path, returned.path, NOWHERE) as other:
+            assert other.join() == 0
+        assert child.join() == 0
+    *troubles, took = report.read()
+    assert not troubles, f"{len(troubles)} times: {troubles[0]}"
+    assert float(took) < _PROMPT_SECONDS
+    check_exactly_once(path, returned.read())
+
+
+def test_thousands_of_raising_signals_leave_no_lock_and_no_loss(tmp_path: Path) -> None:
+    _throw_many(tmp_path, THROWN, 60)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_a_hundred_thousand_raising_signals_leave_no_lock_and_no_loss(tmp_path: Path) -> None:
+    _throw_many(tmp_path, SOAK_THROWN, 800)
+
+
+# -- sends inside sends ---------------------------------------------------------------------------
+
+
+def send_from_handlers(path: Path, returned: Path, url: str) -> None:
+    """A handler that sends, at random instants of sends; then one inside a destructor."""
+    transport = make_transport(path, backend="none")
+    ids: list[str] = []
+    chance = random.Random(5)
+
+    def also_send(number: int, frame: object) -> None:
+        ids.append(send(transport, url))
+
+    signal.signal(signal.SIGALRM, also_send)
+    for _ in range(500):
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 3e-4))
+        ids.append(send(transport, url))
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    transport.flusher.spool.finish()
+    for event_id in ids:
+        Notes(returned).write(event_id)
+
+
+def send_at_every_instant(path: Path, returned: Path, url: str) -> None:
+    """A second send inside a send, at each instant at which Python runs signal handlers."""
+    transport = make_transport(path, backend="none")
+    ids = [send(transport, url)]
+    nth, reached = 0, True
+    while reached:
+        nth += 3  # each third will do: there are hundreds
+        seen = 0
+
+        def also_send(frame: FrameType, event: str, arg: Any) -> None:
+            nonlocal seen
+            seen += event in ("call", "c_return")
+            if seen == nth:
+                sys.setprofile(None)
+                ids.append(send(transport, url))
+
+        sys.setprofile(also_send)
+        ids.append(send(transport, url))
+        sys.setprofile(None)
+        reached = seen >= nth
+    transport.flusher.spool.finish()
+    for event_id in ids:
+        Notes(returned).write(event_id)
+
+
+@pytest.mark.parametrize("target", [send_from_handlers, send_at_every_instant])
+def test_send_inside_a_send_hangs_never_and_loses_nothing(tmp_path: Path, target: Any) -> None:
+    path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
+    with Child(target, path, returned.path, NOWHERE) as child:
+        assert child.join(60) == 0
+    assert len(returned.read()) > 200
+    check_exactly_once(path, returned.read())
+    assert read_ledger(path)["accepted"] == len(returned.read())
+
+
+# -- programs -------------------------------------------------------------------------------------
+
+PRELUDE = """
+import atexit, gc, logging, os, signal, sys, threading
+from pathlib import Path
+from tests.faults.events import make_transport, send
+path, url = Path(sys.argv[1]), sys.argv[2]
+def report(event_id):
+    os.write(1, event_id.encode() + b"\\n")
+"""
+
+PROGRAMS = {
+    "first send inside a first send": """
+        transport = make_transport(path)
+        nth, seen = int(sys.argv[3]), 0
+        def also_send(frame, event, arg):
+            global seen
+            seen += event == "call"
+            if seen == nth:
+                sys.setprofile(None)
+                report(send(transport, url))
+        sys.setprofile(also_send)
+        report(send(transport, url))
+        sys.setprofile(None)
+    """,
+    "logging handler": """
+        transport = make_transport(path)
+        class Sending(logging.Handler):
+            def emit(self, record):
+                report(send(transport, url))
+        logging.basicConfig(level=logging.DEBUG, handlers=[Sending()])
+        logging.getLogger("app").error("one")
+        report(send(transport, url))
+        transport.close(5)
+    """,
+    "destructor": """
+        transport = make_transport(path)
+        class Sending:
+            def __del__(self):
+                report(send(transport, url))
+        gc.set_threshold(1)
+        for _ in range(50):
+            one = Sending(); one.itself = one
+            del one
+            report(send(transport, url))
+        gc.collect()
+    """,
+    "atexit": """
+        transport = make_transport(path)
+        atexit.register(lambda: report(send(transport, url)))
+        report(send(transport, url))
+        atexit.register(lambda: report(send(transport, url)))
+    """,
+    "sys.exit": """
+        transport = make_transport(path)
+        report(send(transport, url))
+        sys.exit(0)
+    """,
+    "os._exit": """
+        transport = make_transport(path)
+        report(send(transport, url))
+        os._exit(0)
+    """,
+    "daemon threads": """
+        transport = make_transport(path)
+        enough = threading.Semaphore(0)
+        def go():
+            while True:
+                report(send(transport, url))
+                enough.release()
+        for _ in range(4):
+            threading.Thread(target=go, daemon=True).start()
+        for _ in range(20):
+            enough.acquire()
+    """,
+    "uncaught exception": """
+        transport = make_transport(path)
+        report(send(transport, url))
+        sys.excepthook = lambda *args: report(send(transport, url))
+        raise SystemError("the application fails")
+    """,
+    "os.abort": """
+        transport = make_transport(path)
+        report(send(transport, url))
+        os.abort()
+    """,
+}
+
+
+def run_program(name: str, path: Path, url: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(PROGRAMS[name]), path, url, *args],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "PYTHONFAULTHANDLER": ""},
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if "first" not in name])
+def test_program_loses_nothing_that_returned(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "spool"
+    with Ingest() as ingest:
+        ran = run_program(name, path, ingest.url)
+        returned = ran.stdout.split()
+        assert returned, ran.stderr
+        check_nothing_lost(returned, ingest, path)
+        assert not {count for count in Counter(ingest.event_ids()).values() if count > 1}
+    assert "Traceback" not in ran.stderr, ran.stderr
+    assert "Exception ignored" not in ran.stderr, ran.stderr
+
+
+@pytest.mark.parametrize("nth", [5, 40, 100, 200, 300, 400, 500, 650])
+def test_first_send_inside_the_first_send_makes_one_flusher(tmp_path: Path, nth: int) -> None:
+    path = tmp_path / "spool"
+    with Ingest() as ingest:
+        ran = run_program("first send inside a first send", path, ingest.url, str(nth))
+        assert ran.returncode == 0, ran.stderr
+        returned = ran.stdout.split()
+        assert len(returned) == 2
+        check_nothing_lost(returned, ingest, path)
+        assert sorted(ingest.event_ids()) == sorted(returned)

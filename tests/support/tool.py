@@ -1,0 +1,75 @@
+"""Runs `raven-spool` as an operator does, and fills spools for it."""
+
+import os
+import subprocess
+import sysconfig
+import uuid
+from pathlib import Path
+
+from raven_spool.model import Destination, Event
+from raven_spool.protocol import message_event, parse_dsn, prepare
+from raven_spool.spool import Spool
+
+TOOL = os.path.join(sysconfig.get_path("scripts"), "raven-spool")
+KEY = "5ca1ab1e" * 4
+SECRET = "c0ffee00" * 4
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Ours, without what would tell the tool of a spool or a server."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAVEN_", "SENTRY_"))}
+    return {**kept, "COLUMNS": "200", **more}
+
+
+def start(*args: str | Path, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [TOOL, *map(str, args)],
+        env=environment(**env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Its end. No command may ever print a key, a secret or a traceback."""
+    try:
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    for stream in (stdout, stderr):
+        assert KEY not in stream
+        assert SECRET not in stream
+        assert "Traceback" not in stream
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def run(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return finish(start(*args, **env))
+
+
+def destination(dsn: str) -> Destination:
+    parsed = parse_dsn(dsn)
+    return Destination(
+        base_url=parsed.base_url,
+        project=parsed.project,
+        public_key=parsed.public_key,
+        secret_key=parsed.secret_key,
+    )
+
+
+def make_event(text: str, *, created_at: float, level: str = "error") -> Event:
+    event_id = uuid.uuid4().hex
+    body, headers = message_event(text, level=level, now=created_at, event_id=event_id)
+    return prepare(body, headers, endpoint="store", created_at=created_at, new_id=lambda: event_id)
+
+
+def fill(path: Path, dsn: str, *texts: str, created_at: float, level: str = "error") -> list[str]:
+    """Spool these events; returns their ids."""
+    spool = Spool(str(path))
+    events = [make_event(text, created_at=created_at, level=level) for text in texts]
+    for event in events:
+        assert spool.enqueue(event, destination(dsn), timeout_seconds=5)
+    spool.finish()
+    return [event.event_id for event in events]
