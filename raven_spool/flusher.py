@@ -41,6 +41,7 @@ class Flusher:
         self._lock: Any = native.make_lock()
         self._drain: Drain | None = None
         self._runtime: Runtime | None = None
+        self._ending: Runtime | None = None
         self._refuges: dict[str, Flusher] = {}
         self._warned_at = 0.0
         if spool.path != MEMORY:
@@ -128,12 +129,17 @@ class Flusher:
         if not self._lock.acquire(blocking=False):
             return
         try:
-            if self._runtime is None:
+            if self._runtime is None and not self._has_old_workers():
                 drain = make_drain(self.spool, self.options)
                 self._drain = drain
                 self._runtime = backends.load(target)(drain, backends.make_sender)
         finally:
             self._lock.release()
+
+    def _has_old_workers(self) -> bool:
+        """A worker still in a request that `close` did not wait for: what it sends must not be
+        claimed by another drain of this process. The next event looks again."""
+        return self._ending is not None and not self._ending.join(0.0)
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until everything in the spool is delivered or dead; back-off is ignored.
@@ -170,7 +176,7 @@ class Flusher:
             drain.stop()
             runtime.join(_LAST_JOIN_SECONDS)
             drain.end()
-            self._drain = self._runtime = None
+            self._drain, self._runtime, self._ending = None, None, runtime
         if refuge is not None:
             refuge.close(max(0.0, deadline - time.monotonic()))
         self._finish_spool()
@@ -191,7 +197,7 @@ class Flusher:
 
     def after_fork_in_child(self) -> None:
         self._lock = native.make_lock()
-        self._drain = self._runtime = None
+        self._drain = self._runtime = self._ending = None
         self._refuges = {}
 
 

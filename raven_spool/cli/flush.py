@@ -14,7 +14,7 @@ import click
 
 from raven_spool.cli.exits import Exit, one_line
 from raven_spool.cli.flushing import Watch, Wish, flush
-from raven_spool.cli.place import open_spool
+from raven_spool.cli.place import using
 from raven_spool.cli.remains import explain_rest
 from raven_spool.config import Options
 from raven_spool.spool import Spool
@@ -70,8 +70,7 @@ def run(
         limit=limit,
         deadline=None if timeout is None else time.monotonic() + timeout,
     )
-    spool = open_spool(options)
-    with listening() as heard:
+    with using(options) as spool, listening() as heard:
         summary = deliver(spool, options, wish, heard, shows_bar=not (quiet or as_json))
     if as_json:
         click.echo(summary.as_json())
@@ -100,7 +99,7 @@ def listening() -> Iterator[Heard]:
 def deliver(
     spool: Spool, options: Options, wish: Wish, heard: Heard, *, shows_bar: bool
 ) -> Summary:
-    """Flush, close the spool, and sum up; Ctrl-C and SIGTERM end it early and in order."""
+    """Flush and sum up; Ctrl-C and SIGTERM end it early and in order."""
     before = spool.stats()
     try:
         with _terminable(), _progress(spool, before["ready"], shown=shows_bar) as watch:
@@ -108,10 +107,7 @@ def deliver(
         code, reason = explain_rest(spool, ending, heard.last)
     except KeyboardInterrupt:
         code, reason = Exit.INTERRUPTED, "interrupted; what remains is in the spool"
-    try:
-        return _sum_up(before, spool.stats(), code, reason)
-    finally:
-        spool.finish()
+    return _sum_up(before, spool.stats(), code, reason)
 
 
 def _sum_up(before: dict[str, Any], after: dict[str, Any], code: Exit, reason: str) -> Summary:

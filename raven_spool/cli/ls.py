@@ -12,7 +12,7 @@ import click
 
 from raven_spool.cli import words
 from raven_spool.cli.exits import Exit, one_line
-from raven_spool.cli.place import open_spool
+from raven_spool.cli.place import using
 from raven_spool.config import Options
 from raven_spool.model import State
 from raven_spool.protocol import describe
@@ -70,20 +70,20 @@ def run(
         project=project,
         since_at=None if since is None else now - since,
     )
-    spool = open_spool(options)
     on_terminal = sys.stdout.isatty() and not as_json
     if limit is None and on_terminal:
         limit = _TERMINAL_EVENTS
-    first, is_more = _find_first(spool, wanted, limit)
-    found = _walk(spool, wanted, first)
-    if as_json:
-        _print_json(found)
-    elif on_terminal:
-        _print_table(found, now)
-    else:
-        _print_lines(found, now)
-    if is_more and not as_json:
-        click.echo(_more(spool, wanted, limit or 0), err=not on_terminal)
+    with using(options) as spool:
+        first, is_more = _find_first(spool, wanted, limit)
+        found = _walk(spool, wanted, first, _newest_id(spool))
+        if as_json:
+            _print_json(found)
+        elif on_terminal:
+            _print_table(found, now)
+        else:
+            _print_lines(found, now)
+        if is_more and not as_json:
+            click.echo(_more(spool, wanted, limit or 0), err=not on_terminal)
     return Exit.DONE
 
 
@@ -106,10 +106,14 @@ def _find_first(spool: Spool, wanted: Wanted, limit: int | None) -> tuple[int, b
     return first, False
 
 
-def _walk(spool: Spool, wanted: Wanted, first: int) -> Iterator[Stored]:
-    """Upwards from `first` to what is the newest now: an application may add without end."""
+def _newest_id(spool: Spool) -> int:
     newest = spool.page(limit=1)
-    top, after = newest[0].id if newest else 0, first - 1
+    return newest[0].id if newest else 0
+
+
+def _walk(spool: Spool, wanted: Wanted, first: int, top: int) -> Iterator[Stored]:
+    """Upwards, and not beyond `top`: an application may add without end."""
+    after = first - 1
     while page := spool.page(state=wanted.state, after_id=after, limit=_PAGE_EVENTS):
         for stored in page:
             if stored.id > top:

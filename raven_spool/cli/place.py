@@ -1,12 +1,31 @@
 """Which spool, as whom, and with which options: what every command settles first."""
 
+import contextlib
 import errno
+import importlib
 import os
 import stat
+from collections.abc import Iterator
 
-from raven_spool.cli.exits import Exit, Refusal
+from raven_spool.cli.exits import Exit, Refusal, explain
 from raven_spool.config import Options, default_spool_path
+from raven_spool.errors import SpoolCorrupt, SpoolError
 from raven_spool.spool import Spool
+
+# What the commands load when they need it. Another user may not be able to read it: an
+# interpreter of pyenv's in /root, a virtual environment in a home.
+_LOADED_LATER = (
+    "difflib",
+    "encodings.idna",
+    "filelock",
+    "raven_spool.cli.flush",
+    "raven_spool.senders.requests",
+    "raven_spool.senders.urllib",
+    "raven_spool.spool.queue",
+    "rich.console",
+    "rich.progress",
+    "rich.table",
+)
 
 
 def open_spool(options: Options, *, creates: bool = False) -> Spool:
@@ -30,6 +49,25 @@ def open_spool(options: Options, *, creates: bool = False) -> Spool:
         overflow=options.overflow,
         mends=creates,
     )
+
+
+@contextlib.contextmanager
+def using(options: Options, *, creates: bool = False) -> Iterator[Spool]:
+    """The spool, closed in the end; what goes wrong with it names it."""
+    spool = open_spool(options, creates=creates)
+    try:
+        yield spool
+    except SpoolError as error:
+        code, text = explain(error)
+        if spool.path not in text:
+            text = f"the spool {spool.path}: {text}"
+        if isinstance(error, SpoolCorrupt):
+            text += "; the next program that writes to it leaves this file and begins a fresh one"
+        raise Refusal(code, text) from error
+    finally:
+        # It has been closed before, or what it would say was said.
+        with contextlib.suppress(SpoolError, OSError):
+            spool.finish()
 
 
 def is_there(path: str) -> bool:
@@ -62,6 +100,8 @@ def _become_owner(path: str, found: os.stat_result) -> None:
     """As root we would leave files behind that the spool's own programs can't open."""
     if os.geteuid() != 0 or found.st_uid == 0 or not stat.S_ISDIR(found.st_mode):
         return
+    for name in _LOADED_LATER:
+        importlib.import_module(name)
     try:
         os.setgroups([])
         os.setgid(found.st_gid)

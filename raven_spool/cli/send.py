@@ -9,7 +9,7 @@ from raven_spool import backends
 from raven_spool.cli.exits import Exit, Refusal
 from raven_spool.cli.flush import Heard, deliver, listening, say
 from raven_spool.cli.flushing import Wish
-from raven_spool.cli.place import is_there, open_spool
+from raven_spool.cli.place import is_there, using
 from raven_spool.config import Options, read_options
 from raven_spool.errors import ConfigurationError, SpoolUnusable
 from raven_spool.model import Destination, Event, State
@@ -26,9 +26,8 @@ def run(path: str | None, *, message: str, dsn: str | None, level: str) -> Exit:
     parsed = parse_dsn(dsn)
     given = parsed.options if path is None else {**parsed.options, "spool_path": path}
     options = read_options(given, strict=True)
-    spool = open_spool(options, creates=True)
     event = _make_event(message, level, time.time())
-    with listening() as heard:
+    with using(options, creates=True) as spool, listening() as heard:
         newest = _enqueue(spool, event, _destination(parsed, options))
         if heard.last:
             click.echo(f"raven-spool: {heard.last}", err=True)
@@ -77,7 +76,6 @@ def _deliver(spool: Spool, options: Options, event: Event, newest: int, heard: H
     wish = Wish(concurrency=options.concurrency)
     summary = deliver(spool, options, wish, heard, shows_bar=True)
     kept = _find(spool, event, newest)
-    spool.finish()
     if kept is None:
         return Exit.INTERRUPTED if summary.exit_code is Exit.INTERRUPTED else Exit.DONE
     if kept.state is State.DEAD:

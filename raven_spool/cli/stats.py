@@ -11,7 +11,7 @@ import click
 from raven_spool.cli import words
 from raven_spool.cli.exits import Exit, one_line
 from raven_spool.cli.metrics import render
-from raven_spool.cli.place import open_spool
+from raven_spool.cli.place import using
 from raven_spool.config import Options
 from raven_spool.model import Lane
 from raven_spool.spool import Spool
@@ -22,9 +22,8 @@ _COUNTS = ("accepted", "ready", "dead", "delivered", "dropped")
 
 def run(options: Options, *, as_json: bool, prometheus: bool) -> Exit:
     now = time.time()
-    spool = open_spool(options)
-    figures = collect(spool, now)
-    spool.finish()
+    with using(options) as spool:
+        figures = collect(spool, now)
     if as_json:
         click.echo(json.dumps(figures))
     elif prometheus:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raven_spool.drain.board import Board
 from raven_spool.drain.news import News
@@ -10,6 +10,7 @@ from raven_spool.model import (
     Ack,
     Bury,
     Claimed,
+    Destination,
     Discard,
     Event,
     Failure,
@@ -24,6 +25,7 @@ from raven_spool.protocol import rate_limits
 from raven_spool.spool import Spool
 
 UNACKED = 32  # answered events that a crash may send again, beside one a worker
+_LEAST_KEY = 6  # a shorter one is no secret, and would make any text unreadable
 _SETTLE_SECONDS = 0.25  # `ls` must not show for long what was delivered
 
 Delivered = Callable[[Event], None]
@@ -75,6 +77,7 @@ class Outcomes:
             last_unanswered=claimed.last_unanswered,
             now=now,
         )
+        verdict = _without_keys(verdict, claimed.destination)
         if isinstance(verdict, Ack):
             self._keep(claimed, ticks)  # first: should the spool fail us below, it is not resent
         if isinstance(outcome, Response):
@@ -203,6 +206,25 @@ class Outcomes:
 
     def _tell_delivered(self, callback: Delivered, event: Event) -> None:
         self._news.add(lambda: callback(event))
+
+
+def _without_keys(verdict: Verdict, destination: Destination) -> Verdict:
+    """A server may echo what it was sent. Sentry's own keys look like ids and are hidden by
+    policy already; these are the keys of servers that take any word for one."""
+    match verdict:
+        case Ack():
+            return verdict
+        case Bury(reason, Retry() as trouble):
+            hidden = replace(trouble, reason=_hide_keys(trouble.reason, destination))
+            return Bury(_hide_keys(reason, destination), hidden)
+    return replace(verdict, reason=_hide_keys(verdict.reason, destination))
+
+
+def _hide_keys(text: str, destination: Destination) -> str:
+    for key in (destination.secret_key, destination.public_key):
+        if key and len(key) >= _LEAST_KEY:
+            text = text.replace(key, "[hidden]")
+    return text
 
 
 def _trouble_in(verdict: Verdict) -> Retry | None:

@@ -1,0 +1,382 @@
+"""The spool on disk against a dict: any order of verbs, by two processes, with crashes between.
+
+Two `Spool` objects over one directory stand for two processes: all they share is the directory
+(flock and SQLite tell them apart). One of them at a time leads.
+"""
+
+import shutil
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from raven_spool.model import Claimed, State
+from raven_spool.spool import Spool
+from tests.support.spools import HERE, NOW, THERE, discard, event, number_of
+
+CAP_BYTES = 1 << 20  # the smallest there is, so that a few large events fill it
+DESTINATIONS = {"here": HERE, "there": THERE}
+CATEGORIES = ("error", "transaction", "session")
+# With few values and many repeats: rare sizes would hide behind common ones.
+BODIES = st.sampled_from([b"", b"{}", b"x" * 1000, b"y" * 100_000])
+
+
+@dataclass
+class Known:
+    """What the model knows of one stored event."""
+
+    number: int
+    lane: tuple[str, str]
+    body: bytes
+    state: State = State.READY
+    attempts: int = 0
+    due: float = 0.0
+
+
+@dataclass
+class Model:
+    stored: dict[int, Known] = field(default_factory=dict)  # by id
+    accepted: int = 0
+    delivered: int = 0
+    dropped: Counter = field(default_factory=Counter)
+    graves: dict[int, str] = field(default_factory=dict)  # id -> the reason it was dropped for
+    holds: dict[tuple[str, str], tuple[str, float]] = field(default_factory=dict)
+
+    def count(self, state):
+        return sum(known.state is state for known in self.stored.values())
+
+    def deliver(self, key):
+        if self.stored.pop(key, None) is not None:
+            self.delivered += 1
+        elif key in self.graves:
+            self.dropped[self.graves.pop(key)] -= 1
+            self.delivered += 1
+
+    def drop(self, key, reason):
+        del self.stored[key]
+        self.dropped[reason] += 1
+        self.graves[key] = reason
+
+    def is_open(self, lane, now):
+        holds = [self.holds.get(key, ("", 0.0)) for key in (lane, (lane[0], ""))]
+        return all(until <= now for _, until in holds)
+
+
+class SpoolMachine(RuleBasedStateMachine):
+    claims = Bundle("claims")
+    old_claims = Bundle("old_claims")  # acked before, or of events that were dropped since
+
+    @initialize()
+    def begin(self):
+        self.path = tempfile.mkdtemp(prefix="spool-machine-")
+        self.model = Model()
+        self.now = NOW
+        self.number = 0
+        self.live: dict[int, Claimed] = {}  # the leader's claims, by id
+        self.leader = 0
+        self.spools = [self._open(), self._open()]
+
+    def _open(self):
+        return Spool(self.path + "/spool", fsync="no", max_bytes=CAP_BYTES)
+
+    @property
+    def spool(self):
+        """The leading process."""
+        leading = self.spools[self.leader]
+        assert leading.leadership.take()
+        return leading
+
+    # -- enqueue ------------------------------------------------------------------------------
+
+    @rule(
+        to=st.sampled_from(sorted(DESTINATIONS)),
+        category=st.sampled_from(CATEGORIES),
+        body=BODIES,
+        by=st.integers(0, 1),
+        repeat=st.sampled_from([1, 1, 1, 5]),
+    )
+    def enqueue(self, to, category, body, by, repeat):
+        for _ in range(repeat):
+            self.number += 1
+            made = event(self.number, category=category, body=body, created_at=self.now)
+            before = self._overflowed()
+            assert self.spools[by].enqueue(made, DESTINATIONS[to])
+            self._learn_of_evictions(self._overflowed() - before)
+            self.model.accepted += 1
+            (newest,) = self.spools[by].page(limit=1)
+            assert newest.id not in self.model.stored
+            self.model.stored[newest.id] = Known(self.number, (to, category), body)
+
+    def _overflowed(self):
+        return self.spools[0].stats()["dropped_by_reason"].get("overflow", 0)
+
+    def _learn_of_evictions(self, count):
+        """Dead letters first, then the oldest: how many is the spool's choice, which is not."""
+        order = sorted(
+            self.model.stored, key=lambda key: (self.model.stored[key].state is State.READY, key)
+        )
+        for key in order[:count]:
+            self.model.drop(key, "overflow")
+
+    # -- claim --------------------------------------------------------------------------------
+
+    @rule(
+        target=claims,
+        to=st.sampled_from(sorted(DESTINATIONS)),
+        category=st.sampled_from(CATEGORIES),
+        limit=st.integers(1, 5),
+    )
+    def claim(self, to, category, limit):
+        lanes = {(lane.destination_id, lane.category): lane for lane in self.spool.lanes() or ()}
+        key = next((key for key, lane in lanes.items() if self._name(lane) == (to, category)), None)
+        if key is None or not self.model.is_open((to, category), self.now):
+            return multiple()
+        found = self.spool.claim(lanes[key], limit=limit, now=self.now, skip=set(self.live))
+        assert [one.id for one in found] == self._claimable((to, category))[: len(found)]
+        assert len(found) == min(limit, len(self._claimable((to, category))))
+        for one in found:
+            known = self.model.stored[one.id]
+            assert one.id not in self.live
+            assert (number_of(one.event), one.event.body) == (known.number, known.body)
+            assert (one.attempts, one.event.category) == (known.attempts, category)
+            assert one.destination == DESTINATIONS[to]
+            self.live[one.id] = one
+        return multiple(*found)
+
+    def _name(self, lane):
+        """A lane's name in the model."""
+        held = {found.id: to for found, to in self.spool.all_lanes()}
+        return next(name for name, to in DESTINATIONS.items() if to == held[lane.id]), lane.category
+
+    def _claimable(self, lane):
+        ready = [
+            (known.due, key)
+            for key, known in self.model.stored.items()
+            if known.lane == lane
+            and known.state is State.READY
+            and key not in self.live
+            and known.due <= self.now
+        ]
+        retries = sorted(key for due, key in ready if due > 0)
+        return retries + sorted(key for due, key in ready if due == 0)
+
+    # -- what becomes of a claim --------------------------------------------------------------
+
+    @rule(target=old_claims, claimed=consumes(claims))
+    def ack(self, claimed):
+        self.spool.ack([claimed])
+        self.model.deliver(claimed.id)
+        self.live.pop(claimed.id, None)
+        return claimed
+
+    @rule(claimed=old_claims, by=st.integers(0, 1))
+    def ack_twice(self, claimed, by):
+        self.spools[by].ack([claimed, claimed])
+        self.model.deliver(claimed.id)
+
+    @rule(claimed=consumes(claims), due=st.sampled_from([0.0, 1.0, 30.0]))
+    def nack(self, claimed, due):
+        due = due and self.now + due
+        self.spool.nack(claimed, now=self.now, due=due, what="HTTP 500", unanswered=False)
+        self.live.pop(claimed.id, None)
+        known = self.model.stored.get(claimed.id)
+        if known is not None:
+            known.attempts += 1
+            known.due = due
+
+    @rule(target=old_claims, claimed=consumes(claims))
+    def bury(self, claimed):
+        self.spool.bury([claimed.id], "HTTP 400", self.now)
+        self.live.pop(claimed.id, None)
+        if claimed.id in self.model.stored:
+            self.model.stored[claimed.id].state = State.DEAD
+        return claimed
+
+    @rule(claimed=consumes(old_claims))
+    def ack_of_another_generation(self, claimed):
+        strange = Claimed(
+            **{name: getattr(claimed, name) for name in claimed.__dataclass_fields__}
+            | {"generation": "g-other"}
+        )
+        self.spool.ack([strange])
+        self.spool.nack(strange, now=self.now, due=0.0, what="late", unanswered=False)
+        self.spool.bury([strange.id], "late", self.now, generation=strange.generation)
+
+    # -- operators ----------------------------------------------------------------------------
+
+    @precondition(lambda self: self.model.stored)
+    @rule(choice=st.data(), by=st.integers(0, 1))
+    def drop(self, choice, by):
+        key = choice.draw(st.sampled_from(sorted(self.model.stored)))
+        assert self.spools[by].drop([key, key], "rm") == 1
+        assert self.spools[by].drop([key], "rm") == 0
+        self.model.drop(key, "rm")
+
+    @precondition(lambda self: self.model.stored)
+    @rule(choice=st.data(), by=st.integers(0, 1))
+    def revive(self, choice, by):
+        key = choice.draw(st.sampled_from(sorted(self.model.stored)))
+        known = self.model.stored[key]
+        revived = self.spools[by].revive([key])
+        assert revived == (known.state is State.DEAD)
+        if revived:
+            known.state, known.attempts, known.due = State.READY, 0, 0.0
+
+    # -- lanes --------------------------------------------------------------------------------
+
+    def _destination_id(self, to):
+        found = [
+            lane.destination_id
+            for lane, destination in self.spool.all_lanes()
+            if destination == DESTINATIONS[to]
+        ]
+        return found[0] if found else None
+
+    @rule(
+        to=st.sampled_from(sorted(DESTINATIONS)),
+        category=st.sampled_from(["", *CATEGORIES]),
+        hold=st.sampled_from(["backoff", "limited"]),
+        seconds=st.sampled_from([5.0, 50.0]),
+        by=st.integers(0, 1),
+    )
+    def hold(self, to, category, hold, seconds, by):
+        destination_id = self._destination_id(to)
+        if destination_id is None:
+            return
+        self.spools[by].hold(
+            destination_id, category, now=self.now, seconds=seconds, hold=hold, reason="said so"
+        )
+        before, until = self.model.holds.get((to, category), ("", 0.0))
+        if not (before == "limited" and until > self.now + seconds):
+            self.model.holds[(to, category)] = (hold, self.now + seconds)
+
+    @rule(to=st.sampled_from(sorted(DESTINATIONS)), by=st.integers(0, 1))
+    def reopen(self, to, by):
+        destination_id = self._destination_id(to)
+        if destination_id is None:
+            return
+        self.spools[by].reopen(destination_id)
+        if self.model.holds.get((to, ""), ("", 0.0))[0] == "backoff":
+            self.model.holds[(to, "")] = ("", 0.0)
+
+    @rule(by=st.integers(0, 1))
+    def forget_backoff(self, by):
+        self.spools[by].forget_backoff()
+        for lane, (hold, _) in self.model.holds.items():
+            if hold == "backoff":
+                self.model.holds[lane] = (hold, 0.0)
+        for known in self.model.stored.values():
+            if known.state is State.READY:
+                known.due = 0.0
+
+    @rule(seconds=st.sampled_from([1.0, 10.0, 100.0]))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    # -- processes ----------------------------------------------------------------------------
+
+    @rule(by=st.integers(0, 1))
+    def reopen_the_spool(self, by):
+        before = self.spools[by].stats()
+        discard(self.spools[by])
+        self.spools[by] = self._open()
+        assert self.spools[by].stats() == before
+        if by == self.leader:
+            self.live.clear()
+
+    @rule()
+    def leader_crashes(self):
+        """Its claims die with it; the other process leads."""
+        self.spool.leadership.let_go(clean=False)
+        self.live.clear()
+        self.leader = 1 - self.leader
+        assert self.spool.leadership.careful
+
+    @rule()
+    def second_process_cannot_lead(self):
+        assert self.spool.leadership.is_held
+        assert not self.spools[1 - self.leader].leadership.take()
+
+    # -- invariants ---------------------------------------------------------------------------
+
+    @invariant()
+    def counters_are_the_model_s(self):
+        for spool in self.spools:
+            stats = spool.stats()
+            assert stats["accepted"] == self.model.accepted
+            assert stats["ready"] == self.model.count(State.READY)
+            assert stats["dead"] == self.model.count(State.DEAD)
+            assert stats["delivered"] == self.model.delivered
+            assert stats["dropped_by_reason"] == {**+self.model.dropped}
+            assert stats["bytes"] == sum(len(known.body) for known in self.model.stored.values())
+
+    @invariant()
+    def nothing_vanishes(self):
+        stats = self.spools[0].stats()
+        kept = stats["ready"] + stats["dead"] + stats["delivered"] + stats["dropped"]
+        assert stats["accepted"] == kept
+
+    @invariant()
+    def counters_are_those_of_the_table(self):
+        rows = self.spools[1]._read(
+            lambda queue: queue.connection.execute(
+                "SELECT lane, SUM(status < 2), SUM(status >= 2) FROM ack_queue_events GROUP BY lane"
+            ).fetchall()
+        )
+        ready = {lane: count for lane, count, _ in rows if count}
+        assert {
+            lane.id: lane.ready for lane, _ in self.spools[0].all_lanes() if lane.ready
+        } == ready
+        assert sum(dead for *_, dead in rows) == self.model.count(State.DEAD)
+
+    @invariant()
+    def pages_list_what_is_stored(self):
+        for state in (None, State.READY, State.DEAD):
+            listed = list(_walk(self.spools[0], state))
+            wanted = [
+                key for key, known in self.model.stored.items() if state in (None, known.state)
+            ]
+            assert [stored.id for stored in listed] == sorted(wanted, reverse=True)
+        for stored in listed:
+            known = self.model.stored[stored.id]
+            assert (stored.state, stored.attempts) == (known.state, known.attempts)
+            assert (number_of(stored.event), stored.event.body) == (known.number, known.body)
+
+    def teardown(self):
+        if not hasattr(self, "spools"):
+            return
+        try:
+            check = self.spools[0]._read(
+                lambda queue: queue.connection.execute("PRAGMA integrity_check").fetchall()
+            )
+            assert check == [("ok",)]
+        finally:
+            for spool in self.spools:
+                discard(spool)
+            shutil.rmtree(self.path)
+
+
+def _walk(spool, state):
+    """All pages, three events each."""
+    before_id = None
+    while page := spool.page(state=state, before_id=before_id, limit=3):
+        yield from page
+        before_id = page[-1].id
+
+
+TestSpoolMachine = SpoolMachine.TestCase
+TestSpoolMachine.settings = settings(
+    max_examples=settings.default.max_examples // 2, stateful_step_count=40
+)
