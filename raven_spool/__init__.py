@@ -1,5 +1,7 @@
 """Durable delivery of error events: raven's transport layer over an on-disk spool."""
 
+from typing import TYPE_CHECKING, Any
+
 from raven_spool.errors import (
     BackendUnavailable,
     ConfigurationError,
@@ -9,9 +11,12 @@ from raven_spool.errors import (
     SpoolCorrupt,
     SpoolError,
     SpoolFull,
+    SpoolUncertain,
     SpoolUnusable,
 )
-from raven_spool.transport import SpoolTransport
+
+if TYPE_CHECKING:
+    from raven_spool.transport import SpoolTransport
 
 __version__ = "0.1.0"
 
@@ -25,5 +30,15 @@ __all__ = [
     "SpoolError",
     "SpoolFull",
     "SpoolTransport",
+    "SpoolUncertain",
     "SpoolUnusable",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The drain and tenacity behind it take most of an import; `raven-spool ls` needs neither.
+    if name == "SpoolTransport":
+        from raven_spool.transport import SpoolTransport
+
+        return SpoolTransport
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

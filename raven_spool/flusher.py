@@ -6,7 +6,6 @@ makes a client per request stays flat in threads, descriptors and memory.
 
 import atexit
 import contextlib
-import importlib
 import logging
 import os
 import time
@@ -15,11 +14,12 @@ from typing import Any
 from raven_spool import backends
 from raven_spool.config import Options, default_spool_path
 from raven_spool.drain import Drain
-from raven_spool.errors import SpoolError
+from raven_spool.errors import SpoolBusy, SpoolError
 from raven_spool.model import Destination, Event
 from raven_spool.policy import Policy
 from raven_spool.runtimes import Runtime
 from raven_spool.spool import Spool, fork, native
+from raven_spool.spool.late import load_queue
 from raven_spool.spool.places import MEMORY
 
 log = logging.getLogger("raven.spool")
@@ -234,7 +234,8 @@ def get_flusher(options: Options) -> Flusher:
     found = _flushers.get(key)
     if found is None:
         # persist-queue logs while it is imported, and a handler may send that.
-        importlib.import_module("raven_spool.spool.queue")
+        with contextlib.suppress(SpoolBusy):
+            load_queue()
         if not _flushers:
             atexit.unregister(_close_all)
             atexit.register(_close_all)

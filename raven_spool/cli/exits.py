@@ -1,5 +1,6 @@
 """Exit codes, and which error ends with which. In the terms of sysexits.h."""
 
+import functools
 import re
 from enum import IntEnum
 
@@ -65,6 +66,7 @@ def explain(error: Exception) -> tuple[Exit, str]:
     return Exit.ERROR, f"unexpected error: {type(error).__name__}: {error}"
 
 
+@functools.lru_cache(maxsize=256)  # `ls` shows the same hosts and reasons a million times
 def one_line(text: str) -> str:
     """What may stand on a terminal: one line, no control characters, no credentials of a URL."""
     spaced = " ".join(text.split())

@@ -157,7 +157,8 @@ def describe_stored(stored: Stored) -> dict[str, Any]:
 
 def _print_json(found: Iterator[Stored]) -> None:
     for stored in found:
-        click.echo(json.dumps(describe_stored(stored)))
+        # Not click.echo, which flushes each line.
+        sys.stdout.write(json.dumps(describe_stored(stored)) + "\n")
 
 
 def _print_lines(found: Iterator[Stored], now: float) -> None:

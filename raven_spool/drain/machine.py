@@ -33,6 +33,7 @@ Crash matrix; "in memory" is everything this module holds:
 """
 
 import logging
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -84,7 +85,6 @@ class Drain:
         self._careful = 0  # sends that still go one at a time
         self._idle_ticks: float | None = None
         self._sweep_ticks = 0.0
-        self._was_deaf = False
         self._finish_ticks: float | None = None
         self._stopping = False
 
@@ -177,6 +177,8 @@ class Drain:
 
     def _lead(self) -> bool:
         leadership = self.spool.leadership
+        if not leadership.is_held:
+            self._idle_ticks = -math.inf  # who takes over and finds nothing to send does not linger
         if not leadership.take():
             self._board.forget_claims()  # they are the next leader's now
             return False
@@ -186,13 +188,10 @@ class Drain:
         return True
 
     def _follow(self) -> Decision:
-        """Another process leads: look again soon while something is ready, then park."""
+        """Another process leads: look again soon. It hears the bell before we could, so nobody
+        parks on it before that one has let go."""
         if self._finish_ticks is not None:
             return Stop("another process drains this spool")
-        if self._was_deaf and not self.spool.stats()["ready"]:
-            self._was_deaf = False
-            return Wait(_PARKED_SECONDS)
-        self._was_deaf = True
         return Wait(_FOLLOW_SECONDS * (1 + random.random()), deaf=True)  # noqa: S311
 
     def _wait_or_leave(self, decision: Wait) -> Decision:

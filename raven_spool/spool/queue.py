@@ -41,6 +41,7 @@ class RawSerializer:
 
 
 class EventQueue(SQLiteAckQueue):
+    _getter = _putter = None  # its `__del__` asks for them also where opening failed
     _SQL_CREATE = schema.EVENTS
     _SQL_INSERT = (
         "INSERT INTO {table_name} "

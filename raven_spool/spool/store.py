@@ -21,6 +21,7 @@ from raven_spool.errors import (
     SpoolUnusable,
 )
 from raven_spool.spool import fork, native
+from raven_spool.spool.late import load_queue
 from raven_spool.spool.places import MEMORY, DiskPlace, MemoryPlace, Place
 
 if TYPE_CHECKING:
@@ -88,16 +89,20 @@ class Store:
         lock, pid = self._own_lock()
         # No signal can leave a lock behind: Python looks for signals after calls and at the
         # start of Python functions, so each C call below has done its work before an exception
-        # can come out of it, and each is alone in its `finally`. To free what was not taken is
-        # harmless for a flock and an error to ignore for the RLock.
+        # can come out of it, and the gate, which is Python, is freed in two tries. To free what
+        # was not taken is harmless for a flock and an error to ignore for the RLock.
         try:
             if not lock.acquire(timeout=max(0.0, timeout_seconds)):
                 raise SpoolBusy(f"the spool {self.path} is in use by this process")
+            freed = False
             try:
                 return self._write_gated(operation, deadline, pid)
             finally:
-                if os.getpid() == pid:
-                    self._place.release()
+                try:
+                    freed = self._free_gate(pid)
+                finally:
+                    if not freed:  # an exception came into the first try, which is Python
+                        self._free_gate(pid)
         finally:
             try:
                 lock.release()
@@ -122,6 +127,11 @@ class Store:
                 lock.release()
             except RuntimeError:
                 pass
+
+    def _free_gate(self, pid: int) -> bool:
+        if os.getpid() == pid:
+            self._place.release()
+        return True
 
     def _own_lock(self) -> tuple[Any, int]:
         pid = os.getpid()
@@ -213,10 +223,8 @@ class Store:
         self.generation = generation
 
     def _connect(self, generation: str) -> "EventQueue":
-        from raven_spool.spool.queue import EventQueue  # persist-queue: 71 ms
-
         a_tenth = self._place.capacity_bytes() // 10
-        return EventQueue(
+        return load_queue()(
             self._place.directory(generation),
             synchronous=SYNCHRONOUS[self._fsync],
             max_pages=max(_LEAST_PAGES, min(self._max_bytes, a_tenth) // PAGE_BYTES),
@@ -235,10 +243,15 @@ class Store:
         try:
             if not lock.acquire(timeout=timeout_seconds):
                 raise SpoolBusy(f"the spool {self.path} is in use by this process")
-            return self._quarantine(broken, deadline)
+            try:
+                return self._quarantine(broken, deadline)
+            finally:
+                self._place.release()
         finally:
-            self._place.release()
-            lock.release()
+            try:
+                lock.release()
+            except RuntimeError:
+                pass
 
     def _quarantine(self, broken: str, deadline: float) -> bool:
         self._enter()
