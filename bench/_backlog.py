@@ -36,18 +36,18 @@ def make_destination(sink: Sink, sender: str) -> Destination:
     )
 
 
-def prepare_events(event: Captured, count: int) -> list[Event]:
-    """As a transport would store them, each with a body and an id of its own."""
+def prepare_events(event: Captured, bodies: Iterable[bytes]) -> list[Event]:
+    """As a transport would store them."""
     _, headers = split_headers(event.headers)
     return [
         prepare(
-            event.make_body(),
+            body,
             headers,
             endpoint="store",
             created_at=time.time(),
             new_id=lambda: uuid.uuid4().hex,
         )
-        for _ in range(count)
+        for body in bodies
     ]
 
 

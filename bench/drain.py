@@ -97,7 +97,7 @@ def compare_with_loop(
     sender: str, post: Post, event: Captured, scale: Scale, directory: Path, sink: Sink
 ) -> Figure:
     """Claim, sign, send, judge and ack, against sending the same requests from a list."""
-    events = prepare_events(event, scale.events)
+    events = prepare_events(event, [event.make_body() for _ in range(scale.events)])
     destination = make_destination(sink, sender)
     posts = [build_request(one, destination, time.time()) for one in events]
     spool = Spool(str(directory / sender))
@@ -242,7 +242,7 @@ def compare_operation(
 def compare_peaks(event: Captured, scale: Scale, directory: Path, sink: Sink) -> list[Figure]:
     """A process that drains against the same program with nothing to drain."""
     destination = make_destination(sink, "urllib")
-    ordinary = prepare_events(event, 1) * scale.memory_events
+    ordinary = prepare_events(event, [event.make_body()]) * scale.memory_events
     large = [replace(ordinary[0], body=os.urandom(_LARGE_BODY_BYTES), headers=())] * 100
     peaks = take_rounds(
         {

@@ -16,7 +16,8 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
-from _events import URL, Captured, capture_event
+from _backlog import prepare_events
+from _events import KEY, URL, Captured, capture_event
 from _harness import (
     Figure,
     divide,
@@ -29,6 +30,8 @@ from _harness import (
 from persistqueue import SQLiteAckQueue
 
 from raven_spool import SpoolTransport
+from raven_spool.model import Destination
+from raven_spool.spool import Spool
 from raven_spool.spool.store import SYNCHRONOUS
 
 _URL = URL.format(port=9)  # nothing is sent: backend "none"
@@ -61,7 +64,7 @@ def main() -> None:
         figures = [
             compare_with_bare_commit(event, scale, directory, fsync="everysec", at_most=2.5),
             compare_with_bare_commit(event, scale, directory, fsync="always", at_most=1.4),
-            compare_threads(event, scale, directory),
+            *compare_threads(event, scale, directory),
             *compare_processes(event, scale, directory),
         ]
     publish(figures, arguments, {"wire_bytes": event.wire_bytes, "json_bytes": event.decoded_bytes})
@@ -138,25 +141,38 @@ def time_each(put: Put, bodies: Sequence[bytes]) -> list[float]:
 # -- threads --------------------------------------------------------------------------------------
 
 
-def compare_threads(event: Captured, scale: Scale, directory: Path) -> Figure:
+def compare_threads(event: Captured, scale: Scale, directory: Path) -> list[Figure]:
+    """The whole send, which decodes the body; and the store alone, given what persist-queue is."""
     bodies = [event.make_body() for _ in range(scale.thread_sends)]
     send = open_spool(directory / "threads", event, "always")
+    enqueue = open_store(directory / "threads-store", event, bodies)
     put = open_ack_queue(directory / "threads-pq")
     rates = take_rounds(
         {
             "send": functools.partial(threads_per_second, send, bodies),
+            "enqueue": functools.partial(threads_per_second, enqueue, bodies),
             "put": functools.partial(threads_per_second, put, bodies),
         },
         scale.rounds,
     )
-    return Figure(
-        key="threads",
-        asks=f"{_THREADS} threads, fsync=always: sends per s / persist-queue's puts per s",
-        unit="x",
-        at_least=2.3,
-        rounds=divide(rates["send"], rates["put"]),
-        parts=summarize({"sends/s": rates["send"], "persist-queue puts/s": rates["put"]}),
-    )
+    return [
+        Figure(
+            key=f"threads_{verb}",
+            asks=f"{_THREADS} threads, fsync=always: {what}/s / persist-queue's puts/s",
+            unit="x",
+            at_least=2.3,
+            rounds=divide(rates[verb], rates["put"]),
+            parts=summarize({f"{verb}s/s": rates[verb], "persist-queue puts/s": rates["put"]}),
+        )
+        for verb, what in (("send", "sends"), ("enqueue", "the store alone, enqueues"))
+    ]
+
+
+def open_store(path: Path, event: Captured, bodies: Sequence[bytes]) -> Put:
+    spool = Spool(str(path), fsync="always")
+    destination = Destination(base_url="http://127.0.0.1:9", project="1", public_key=KEY)
+    events = dict(zip(bodies, prepare_events(event, bodies), strict=True))
+    return lambda body: spool.enqueue(events[body], destination)
 
 
 def open_ack_queue(path: Path) -> Put:
@@ -227,7 +243,7 @@ def compare_processes(event: Captured, scale: Scale, directory: Path) -> list[Fi
         ),
         Figure(
             key="processes_rate",
-            asks=f"{_PROCESSES} processes, fsync=always: sends per s / persist-queue's puts per s",
+            asks=f"{_PROCESSES} processes, fsync=always: sends/s / persist-queue's puts/s",
             unit="x",
             at_least=0.75,
             rounds=divide([one.per_second for one in ours], [one.per_second for one in theirs]),

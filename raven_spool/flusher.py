@@ -15,7 +15,7 @@ from raven_spool import backends
 from raven_spool.config import Options, default_spool_path
 from raven_spool.drain import Drain
 from raven_spool.errors import SpoolBusy, SpoolError
-from raven_spool.model import Destination, Event
+from raven_spool.model import Destination, Event, State
 from raven_spool.policy import Policy
 from raven_spool.runtimes import Runtime
 from raven_spool.spool import Spool, fork, native
@@ -28,6 +28,7 @@ _MEMORY_BYTES = 32 << 20
 _LOOK_SECONDS = 0.02
 _LAST_JOIN_SECONDS = 0.05
 _WARN_AGAIN_SECONDS = 60.0
+_MOVED_AT_ONCE = 50
 
 
 class Flusher:
@@ -43,6 +44,7 @@ class Flusher:
         self._runtime: Runtime | None = None
         self._ending: Runtime | None = None
         self._refuges: dict[str, Flusher] = {}
+        self._homing: Any = native.make_lock()
         self._warned_at = 0.0
         if spool.path != MEMORY:
             spool.keeper.refuge = self._enqueue_in_memory
@@ -56,6 +58,7 @@ class Flusher:
         Raises:
             SpoolError: neither spool nor memory has room.
         """
+        fork.notice()
         if self._is_own_thread():
             self.ignored += 1
             return
@@ -72,6 +75,8 @@ class Flusher:
                 f"the spool {self.spool.path} could not be written within "
                 f"{self.options.send_timeout:g} s"
             )
+        elif self._refuges:
+            self._start_homecoming()
         self.wake()
 
     def _is_own_thread(self) -> bool:
@@ -90,6 +95,41 @@ class Flusher:
         refuge = self._refuges[MEMORY]
         refuge.spool.enqueue(event, destination)
         refuge.wake()
+
+    def _start_homecoming(self) -> None:
+        """The spool takes events again: commit those that are in memory, in a thread."""
+        if self._homing.acquire(blocking=False):
+            try:
+                native.start_thread(self._come_home)
+            except RuntimeError:  # the interpreter is ending: `close` does it
+                self._homing.release()
+
+    def _come_home(self) -> None:
+        try:
+            refuge = self._refuge
+            if refuge is not None:
+                refuge._stop_draining(time.monotonic())
+                self._bring_home(refuge)
+                refuge.wake()
+        except SpoolError:
+            pass  # the next event tries again
+        finally:
+            self._homing.release()
+
+    def _bring_home(self, refuge: "Flusher") -> None:
+        """Move what no disk had into the spool.
+
+        Crash:
+            Between the commit and the removal from memory there is nothing to lose: one event is
+            in the spool, the others are lost as volatile ones are.
+        """
+        if refuge._has_old_workers():
+            return  # one is being sent from memory: not now
+        while page := refuge.spool.page(state=State.READY, after_id=0, limit=_MOVED_AT_ONCE):
+            for stored in page:
+                if not self.spool.enqueue(stored.event, stored.destination):
+                    return
+                refuge.spool.drop([stored.id], "moved")
 
     @property
     def _refuge(self) -> "Flusher | None":
@@ -168,21 +208,28 @@ class Flusher:
         Ends early when nothing more can be sent (the server is away, another process drains).
         The next event starts all anew.
         """
+        fork.notice()
         deadline = time.monotonic() + timeout_seconds
-        refuge, drain, runtime = self._refuge, self._drain, self._runtime
-        if drain is not None and runtime is not None:
-            drain.finish(deadline)
-            runtime.join(deadline - time.monotonic())
-            drain.stop()
-            runtime.join(_LAST_JOIN_SECONDS)
-            drain.end()
-            self._drain, self._runtime, self._ending = None, None, runtime
-        if refuge is not None:
-            refuge.close(max(0.0, deadline - time.monotonic()))
+        self._stop_draining(deadline)
+        if self._refuge is not None:
+            self._refuge._stop_draining(deadline)
         self._finish_spool()
+
+    def _stop_draining(self, deadline: float) -> None:
+        drain, runtime = self._drain, self._runtime
+        if drain is None or runtime is None:
+            return
+        drain.finish(deadline)
+        runtime.join(deadline - time.monotonic())
+        drain.stop()
+        runtime.join(_LAST_JOIN_SECONDS)
+        drain.end()
+        self._drain, self._runtime, self._ending = None, None, runtime
 
     def _finish_spool(self) -> None:
         try:
+            if self._refuge is not None:
+                self._bring_home(self._refuge)
             self.spool.finish()
         except (SpoolError, OSError) as error:
             log.warning("the spool %s was not closed well: %s", self.spool.path, error)
@@ -197,6 +244,7 @@ class Flusher:
 
     def after_fork_in_child(self) -> None:
         self._lock = native.make_lock()
+        self._homing = native.make_lock()
         self._drain = self._runtime = self._ending = None
         self._refuges = {}
 

@@ -3,7 +3,8 @@
 A child that abandons its parent's connections and opens fresh ones loses what it inserts when
 the parent closes (200 of 200, 4 of 4 runs); one that closes them itself hangs. So the parent
 closes them before the fork, under our own locks, and both sides open again when they need to.
-The hooks never raise (Python would fork all the same) and give up within a second.
+The hooks never raise (Python would fork all the same) and give up within a second. A fork made
+in C calls no hooks: `notice` tells the child apart, and it stays off what it inherited.
 """
 
 import os
@@ -21,6 +22,7 @@ class Forkable(Protocol):
 _lock: Any = native.make_rlock()
 _members: list[Forkable] = []
 _held: list[list[Forkable]] = []  # what each running fork holds: members may come meanwhile
+_pid = os.getpid()
 
 
 def join(member: Forkable) -> None:
@@ -48,9 +50,19 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
-    global _lock
-    members = _held.pop()
+    _begin_life(_held.pop())
+
+
+def notice() -> None:
+    """To be called before an inherited lock is waited for: it costs a getpid."""
+    if os.getpid() != _pid:
+        _begin_life(list(_members))
+
+
+def _begin_life(members: list[Forkable]) -> None:
+    global _lock, _pid
     _lock = native.make_rlock()
+    _pid = os.getpid()
     _held.clear()
     for member in members:
         member.after_fork_in_child()

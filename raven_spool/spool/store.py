@@ -64,12 +64,12 @@ class Store:
         self._place: Place = MemoryPlace() if path == MEMORY else DiskPlace(path)
         self._queue: EventQueue | None = None
         self._refused: tuple[float, SpoolError] | None = None
+        self._forks = 0
         self._start_life()
         fork.join(self)
 
     def _start_life(self) -> None:
         self._lock = native.make_rlock()
-        self._pid = os.getpid()
         self._fork_ready = False
 
     # -- the two ways in ----------------------------------------------------------------------
@@ -96,7 +96,7 @@ class Store:
                 raise SpoolBusy(f"the spool {self.path} is in use by this process")
             freed = False
             try:
-                return self._write_gated(operation, deadline, pid)
+                return self._through_forks(lambda: self._write_gated(operation, deadline), pid)
             finally:
                 try:
                     freed = self._free_gate(pid)
@@ -111,22 +111,22 @@ class Store:
 
     def read(self, operation: Callable[["EventQueue"], T], timeout_seconds: float = 1.0) -> T:
         """Run `operation`, which writes nothing. Readers need no gate."""
-        lock, _ = self._own_lock()
+        deadline = time.monotonic() + timeout_seconds
+        lock, pid = self._own_lock()
         try:
             if not lock.acquire(timeout=timeout_seconds):
                 raise SpoolBusy(f"the spool {self.path} is in use by this process")
-            if self._queue is None or self._place.has_moved():
-                self._open_gated(time.monotonic() + timeout_seconds)
-            assert self._queue is not None
-            try:
-                return operation(self._queue)
-            except sqlite3.Error as error:
-                raise self._explain(error) from error
+            return self._through_forks(lambda: self._read(operation, deadline), pid)
         finally:
             try:
                 lock.release()
             except RuntimeError:
                 pass
+
+    def _read(self, operation: Callable[["EventQueue"], T], deadline: float) -> T:
+        if self._queue is None or self._place.has_moved():
+            self._open_gated(deadline)
+        return self._operate(operation)
 
     def _free_gate(self, pid: int) -> bool:
         if os.getpid() == pid:
@@ -134,14 +134,24 @@ class Store:
         return True
 
     def _own_lock(self) -> tuple[Any, int]:
-        pid = os.getpid()
-        if pid != self._pid:
-            self._abandon()  # a fork made in C, past our hooks
+        fork.notice()
         if self._lock._is_owned():
             raise Reentered("in the middle of another operation of this thread")
-        return self._lock, pid
+        return self._lock, os.getpid()
 
-    def _write_gated(self, operation: Callable[["EventQueue"], T], deadline: float, pid: int) -> T:
+    def _through_forks(self, attempt: Callable[[], T], pid: int) -> T:
+        """Again, where a signal handler forked in the middle: our hook closed the connection."""
+        while True:
+            forks = self._forks
+            try:
+                return attempt()
+            except (SpoolError, sqlite3.Error, OSError, AssertionError):
+                if self._forks == forks:
+                    raise
+            if os.getpid() != pid:
+                raise SpoolBusy("forked in the middle: what was begun is the parent's")
+
+    def _write_gated(self, operation: Callable[["EventQueue"], T], deadline: float) -> T:
         if self._queue is None:
             self._check_refused()
             self._enter()
@@ -149,17 +159,12 @@ class Store:
             raise SpoolBusy(f"another process holds the spool {self.path}")
         if self._queue is None or self._place.has_moved():
             self._open(deadline)
-        queue = self._queue
-        assert queue is not None
+        return self._operate(operation)
+
+    def _operate(self, operation: Callable[["EventQueue"], T]) -> T:
+        assert self._queue is not None
         try:
-            return operation(queue)
-        except sqlite3.ProgrammingError:
-            if queue is self._queue:
-                raise
-            # A signal handler forked just now, and our hook closed the connection.
-            if os.getpid() != pid:
-                raise SpoolBusy("forked in the middle: the event is the parent's") from None
-            return self._write_gated(operation, deadline, pid)
+            return operation(self._queue)
         except sqlite3.Error as error:
             raise self._explain(error) from error
 
@@ -306,12 +311,14 @@ class Store:
     # -- fork ---------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
+        self._forks += 1
         self._fork_ready = self._lock.acquire(timeout=_FORK_PATIENCE_SECONDS)
         if self._fork_ready and self.path != MEMORY:
             self._close()
 
     def after_fork_in_parent(self) -> None:
         if self._fork_ready:
+            self._fork_ready = False
             self._lock.release()
 
     def after_fork_in_child(self) -> None:

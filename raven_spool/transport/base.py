@@ -1,6 +1,5 @@
 """raven's transport interface over a spool: what all transports share."""
 
-import functools
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -54,6 +53,7 @@ class SpoolingTransport(Transport):
     def __init__(self, **given: Any) -> None:
         self._given = given
         self._options = read_options(given)
+        self._flusher: Flusher | None = None
         self._destinations: dict[tuple[str | None, ...], Destination] = {}
 
     def __call__(self, **options: Any) -> "SpoolingTransport":
@@ -64,9 +64,13 @@ class SpoolingTransport(Transport):
     def options(self) -> Options:
         return self._options
 
-    @functools.cached_property
+    @property
     def flusher(self) -> Flusher:
-        return get_flusher(self._options)
+        # Not functools.cached_property: until Python 3.12 it has one lock for all instances, and
+        # a fork while another thread holds it would leave the child locked for good.
+        if self._flusher is None:
+            self._flusher = get_flusher(self._options)
+        return self._flusher
 
     def send(self, url: str, data: bytes, headers: Mapping[str, str]) -> str:
         """Commit one event to the spool; it will be delivered from there.

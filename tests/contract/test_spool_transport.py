@@ -285,3 +285,36 @@ def test_requests_backend_uses_requests(ingest, spool_path, monkeypatch):
     assert client.remote.get_transport().flush(10)
     assert len(ingest.event_ids()) == 3
     assert len(used) == 3
+
+
+def test_unusable_path_warns_once_and_events_are_sent_from_memory(ingest, spool_path, caplog):
+    with open(spool_path, "w") as in_the_way:
+        in_the_way.write("not a directory")
+    client = make_client(ingest.dsn(), SpoolTransport(spool_path=spool_path))
+    ids = capture(client, 5)
+    assert ingest.wait_for(5)
+    assert sorted(ingest.event_ids()) == sorted(ids)
+    warnings = [r.getMessage() for r in caplog.records if r.name == "raven.spool"]
+    assert len(warnings) == 1
+    assert spool_path in warnings[0]
+    assert "not a directory" in warnings[0]
+
+
+def test_events_in_memory_survive_close_and_come_home_when_the_path_heals(spool_path):
+    with open(spool_path, "w") as in_the_way:
+        in_the_way.write("not a directory")
+    transport = SpoolTransport(spool_path=spool_path)
+    client = make_client("http://k:s@127.0.0.1:9/1", transport)
+    ids = capture(client, 3)
+    transport.close(0.1)
+    assert transport.flusher.volatile == 3
+    os.unlink(spool_path)
+
+    def send_one_more():
+        ids.extend(capture(client))
+        return transport.flusher.volatile == 0
+
+    wait_until(send_one_more, what="the spool to take events again")
+    stored = {one.event.event_id for one in transport.flusher.spool.page(limit=1000)}
+    assert stored == set(ids)
+    assert transport.stats()["accepted"] == len(ids)

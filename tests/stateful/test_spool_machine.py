@@ -136,8 +136,9 @@ class SpoolMachine(RuleBasedStateMachine):
         return retries + sorted(key for due, key in ready if due == 0)
 
     @precondition(lambda self: self.model.stored)
-    @rule(choice=st.data(), limit=st.integers(1, 5))
-    def claim(self, choice, limit):
+    @rule(choice=st.data(), limit=st.integers(1, 5), later=st.sampled_from([0.0, 1.0, 100.0]))
+    def claim(self, choice, limit, later):
+        self.now += later
         wanted = choice.draw(
             st.sampled_from(sorted({one.lane for one in self.model.stored.values()}))
         )
@@ -292,10 +293,6 @@ class SpoolMachine(RuleBasedStateMachine):
             if known.state is State.READY:
                 known.due = 0.0
 
-    @rule(seconds=st.sampled_from([1.0, 10.0, 100.0]))
-    def time_passes(self, seconds):
-        self.now += seconds
-
     # -- processes ----------------------------------------------------------------------------
 
     @rule(by=st.integers(0, 1))
@@ -398,5 +395,5 @@ def _walk(spool, state):
 
 TestSpoolMachine = SpoolMachine.TestCase
 TestSpoolMachine.settings = settings(
-    max_examples=settings.default.max_examples // 2, stateful_step_count=60
+    max_examples=settings.default.max_examples // 2, stateful_step_count=50
 )

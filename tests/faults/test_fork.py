@@ -1,0 +1,451 @@
+"""Forks at any moment: nobody hangs, nothing is lost, nothing comes twice."""
+
+import ctypes
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raven_spool.spool.queue import EventQueue
+from raven_spool.transport.spool import SpoolTransport
+from tests.faults.children import Child, Notes, wait_for_ever
+from tests.faults.events import (
+    check_nothing_lost,
+    count_repeats,
+    make_transport,
+    new_id,
+    read_ledger,
+    readable_ids,
+    send,
+    stored_ids,
+)
+from tests.faults.test_stop import stop_with_the_gate
+from tests.support import answers
+from tests.support.ingest import Ingest
+from tests.support.waiting import wait_until
+
+NOWHERE = "http://127.0.0.1:9"  # backend "none": nobody goes there
+FORKS = 50
+_CHILD_SECONDS = 15
+
+
+def reap(pid: int) -> int:
+    """Wait for a forked child; one that hangs is killed and told.
+
+    Raises:
+        TimeoutError: it hung.
+    """
+    deadline = time.monotonic() + _CHILD_SECONDS
+    status = 0
+
+    def has_ended() -> bool:
+        nonlocal status
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        return ended == pid
+
+    try:
+        wait_until(has_ended, timeout_seconds=deadline - time.monotonic(), what=f"child {pid}")
+    except TimeoutError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    return os.waitstatus_to_exitcode(status)
+
+
+def send_and_leave(transport: SpoolTransport, url: str, returned: Path, count: int = 1) -> None:
+    """What a forked child does; it never goes back into the parent's program."""
+    code = 1
+    try:
+        for _ in range(count):
+            Notes(returned).write(send(transport, url))
+        wait_until(lambda: transport.flusher.volatile == 0, timeout_seconds=10)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+class Writers:
+    """Threads that send until told to stop."""
+
+    def __init__(self, transport: SpoolTransport, url: str, returned: Path, count: int) -> None:
+        self._stopping = threading.Event()
+        self._arguments = transport, url, Notes(returned)
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        transport, url, returned = self._arguments
+        while not self._stopping.is_set():
+            returned.write(send(transport, url))
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def check_once(path: Path, returned: Notes) -> None:
+    """Every event whose send returned is stored, once, and no other."""
+    counts = Counter(stored_ids(path))
+    assert set(counts) == set(returned.read())
+    assert max(counts.values()) == 1
+    assert read_ledger(path)["ready"] == len(counts)
+
+
+# -- os.fork --------------------------------------------------------------------------------------
+
+
+def fork_while_threads_send(path: Path, returned: Path) -> None:
+    transport = make_transport(path, backend="none", send_timeout=5)
+    writers = Writers(transport, NOWHERE, returned, 4)
+    codes = []
+    for _ in range(FORKS):
+        pid = os.fork()
+        if pid == 0:
+            send_and_leave(transport, NOWHERE, returned, 3)
+        codes.append(reap(pid))
+    writers.stop()
+    assert codes == [0] * FORKS
+    transport.close()
+
+
+def test_fork_while_threads_send_hangs_never_and_loses_nothing(tmp_path: Path) -> None:
+    path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
+    with Child(fork_while_threads_send, path, returned.path) as parent:
+        assert parent.join(60) == 0
+    assert len(returned.read()) > FORKS * 3
+    check_once(path, returned)
+
+
+def fork_while_the_flusher_works(path: Path, returned: Path, url: str) -> None:
+    transport = make_transport(path, send_timeout=5)
+    writers = Writers(transport, url, returned, 2)
+    for _ in range(10):
+        pid = os.fork()
+        if pid == 0:
+            send_and_leave(transport, url, returned, 3)
+        assert reap(pid) == 0
+    writers.stop()
+    assert transport.flush(30)
+    transport.close()
+
+
+def test_fork_while_the_flusher_works_delivers_each_event_once(tmp_path: Path) -> None:
+    path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
+    with Ingest() as ingest, Child(fork_while_the_flusher_works, path, returned.path, ingest.url) as p:
+        assert p.join(60) == 0
+        check_nothing_lost(returned.read(), ingest, path)
+        assert count_repeats(ingest) == 0
+
+
+def close_after_a_fork(path: Path, returned: Path) -> None:
+    """The parent closes while children use what they opened themselves."""
+    transport = make_transport(path, backend="none", send_timeout=5)
+    pids = []
+    for _ in range(4):
+        Notes(returned).write(send(transport, NOWHERE))
+        pid = os.fork()
+        if pid == 0:
+            send_and_leave(transport, NOWHERE, returned, 50)
+        pids.append(pid)
+        transport.close()
+    assert [reap(pid) for pid in pids] == [0] * 4
+
+
+def test_parent_that_closes_after_a_fork_takes_nothing_away(tmp_path: Path) -> None:
+    path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
+    with Child(close_after_a_fork, path, returned.path) as parent:
+        assert parent.join() == 0
+    assert len(returned.read()) == 204
+    check_once(path, returned)
+
+
+def fork_in_a_handler(path: Path, returned: Path, child_goes_on: bool) -> None:
+    """At random instants of sends; the children return into the middle of the parent's send."""
+    transport = make_transport(path, backend="none", send_timeout=2)
+    notes, chance = Notes(returned), random.Random(7)
+    parent, pids = os.getpid(), []
+
+    def fork(number: int, frame: object) -> None:
+        pid = os.fork()
+        if pid:
+            pids.append(pid)
+        elif not child_goes_on:
+            send_and_leave(transport, NOWHERE, returned)
+
+    signal.signal(signal.SIGALRM, fork)
+    for _ in range(FORKS):
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 4e-4))
+        while len(pids) < 1 and os.getpid() == parent:
+            event_id = send(transport, NOWHERE)
+            if os.getpid() == parent:  # in the child the parent's event is the parent's
+                notes.write(event_id)
+        if os.getpid() != parent:
+            send_and_leave(transport, NOWHERE, returned)
+        assert reap(pids.pop()) == 0
+    transport.close()
+
+
+@pytest.mark.parametrize("child_goes_on", [False, True], ids=["in the handler", "after it"])
+def test_fork_in_a_signal_handler_inside_a_send(tmp_path: Path, child_goes_on: bool) -> None:
+    path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
+    with Child(fork_in_a_handler, path, returned.path, child_goes_on) as parent:
+        assert parent.join(60) == 0
+    check_once(path, returned)
+
+
+def fork_while_threads_open(path: Path, returned: Path) -> None:
+    """Threads make spools, use and close them, while the main thread forks."""
+    stopping = threading.Event()
+    made = [0] * 3
+
+    def open_many(number: int) -> None:
+        while not stopping.is_set():
+            made[number] += 1
+            own = make_transport(path / f"{number}-{made[number]}", backend="none", send_timeout=5)
+            send(own, NOWHERE)
+            own.close()
+
+    threads = [threading.Thread(target=open_many, args=(number,), daemon=True) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    transport = make_transport(path / "shared", backend="none", send_timeout=5)
+    for _ in range(20):
+        pid = os.fork()
+        if pid == 0:
+            send_and_leave(transport, NOWHERE, returned)
+        assert reap(pid) == 0
+    stopping.set()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert all(count > 1 for count in made)
+
+
+def test_fork_while_threads_open_spools(tmp_path: Path) -> None:
+    path, returned = tmp_path / "spools", Notes(tmp_path / "returned")
+    with Child(fork_while_threads_open, path, returned.path) as parent:
+        assert parent.join(60) == 0
+    check_once(path / "shared", returned)
+
+
+# -- multiprocessing ------------------------------------------------------------------------------
+
+
+def send_in_a_process(path: Path, returned: Path, url: str) -> None:
+    transport = make_transport(path, backend="none", send_timeout=5)
+    for _ in range(5):
+        Notes(returned).write(send(transport, url))
+    transport.close()
+
+
+def use_multiprocessing(path: Path, returned: Path, method: str) -> None:
+    multiprocessing.current_process()._config["daemon"] = False  # else it may have no children
+    transport = make_transport(path, backend="none", send_timeout=5)
+    writers = Writers(transport, NOWHERE, returned, 2)
+    context = multiprocessing.get_context(method)
+    processes = [
+        context.Process(target=send_in_a_process, args=(path, returned, NOWHERE)) for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    writers.stop()
+    assert [process.exitcode for process in processes] == [0] * 4
+    transport.close()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_multiprocessing_children_share_the_spool(tmp_path: Path, method: str) -> None:
+    path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
+    with Child(use_multiprocessing, path, returned.path, method) as parent:
+        assert parent.join(60) == 0
+    check_once(path, returned)
+
+
+# -- leaders --------------------------------------------------------------------------------------
+
+
+def lead_and_fork(path: Path, pids: Path, url: str) -> None:
+    transport = make_transport(path)
+    send(transport, url)
+    wait_until(lambda: transport.stats()["delivered"] == 1)
+    pid = os.fork()
+    if pid == 0:
+        wait_for_ever()
+    Notes(pids).write(str(pid))
+    wait_for_ever()
+
+
+def follow(path: Path, url: str) -> None:
+    transport = make_transport(path)
+    send(transport, url)
+    wait_for_ever()
+
+
+def test_leader_killed_while_its_forked_child_lives_is_followed(tmp_path: Path) -> None:
+    path, pids = tmp_path / "spool", Notes(tmp_path / "pids")
+    with Ingest() as ingest, Child(lead_and_fork, path, pids.path, ingest.url) as leader:
+        grandchild = int(pids.wait_for(1)[0])
+        try:
+            leader.kill()
+            with Child(follow, path, ingest.url):
+                ingest.wait_for(2, timeout_seconds=4)
+        finally:
+            os.kill(grandchild, signal.SIGKILL)
+
+
+# -- forks made in C ------------------------------------------------------------------------------
+
+
+def fork_in_c(path: Path, returned: Path, url: str) -> None:
+    """No hook runs; the child must notice by itself, and deliver from memory."""
+    transport = make_transport(path, send_timeout=2)
+    writers = Writers(transport, url, returned, 4)
+    wait_until(lambda: len(Notes(returned).read()) > 20)
+    libc: Any = ctypes.CDLL(None)
+    for _ in range(10):
+        pid = libc.fork()
+        if pid == 0:
+            send_and_leave(transport, url, returned, 2)
+        assert reap(pid) == 0
+    writers.stop()
+    assert transport.flush(30)
+
+
+def test_fork_in_c_while_threads_send_loses_nothing(tmp_path: Path) -> None:
+    path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
+    with Ingest() as ingest, Child(fork_in_c, path, returned.path, ingest.url) as parent:
+        assert parent.join(100) == 0
+        check_nothing_lost(returned.read(), ingest, path)
+        assert count_repeats(ingest) == 0
+    read_ledger(path)
+
+
+# -- hooks that give up ---------------------------------------------------------------------------
+
+
+def fork_in_the_middle_of_a_slow_commit(path: Path, returned: Path, took: Path, url: str) -> None:
+    """A disk that stalls: the hook gives up, and the child stays off the file."""
+    os.dup2(os.open(took.with_name("said"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    transport = make_transport(path, backend="none")
+    Notes(returned).write(send(transport, url))
+    original, inside, let_go = EventQueue.insert, threading.Event(), threading.Event()
+
+    def insert(self: EventQueue, rows: Any) -> Any:
+        inside.set()
+        let_go.wait(20)
+        return original(self, rows)
+
+    EventQueue.insert = insert
+    writer = threading.Thread(target=lambda: Notes(returned).write(send(transport, url)))
+    writer.start()
+    inside.wait(10)
+    started = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        EventQueue.insert = original
+        send_and_leave(transport, url, returned, 3)
+    Notes(took).write(str(time.monotonic() - started))
+    let_go.set()
+    writer.join(20)
+    assert reap(pid) == 0
+    Notes(returned).write(send(transport, url))
+    transport.close()
+
+
+def test_fork_inside_a_stalled_commit_gives_up_within_about_a_second(
+    tmp_path: Path,
+) -> None:
+    path, returned, took = tmp_path / "spool", Notes(tmp_path / "returned"), Notes(tmp_path / "took")
+    with (
+        Ingest() as ingest,
+        Child(fork_in_the_middle_of_a_slow_commit, path, returned.path, took.path, ingest.url) as p,
+    ):
+        assert p.join() == 0
+        assert len(ingest.event_ids()) == 3  # the child's, from memory
+        check_nothing_lost(returned.read(), ingest, path)
+    assert float(took.read()[0]) < 1.6
+    assert len(returned.read()) == 6
+    assert len(stored_ids(path)) == 3
+    lines = [line for line in (tmp_path / "said").read_text().splitlines() if "forked" in line]
+    assert len(lines) == 1
+    assert str(path) in lines[0]
+
+
+def fork_behind_a_held_gate(path: Path, returned: Path, took: Path, url: str) -> None:
+    transport = make_transport(path, backend="none")
+    writers = Writers(transport, url, returned, 2)
+    for _ in range(3):
+        started = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            send_and_leave(transport, url, returned)
+        Notes(took).write(str(time.monotonic() - started))
+        Notes(took).write(str(pid))
+    writers.stop()
+    for pid in Notes(took).read()[1::2]:
+        assert reap(int(pid)) == 0
+    wait_until(lambda: transport.flusher.volatile == 0, what="the commit")
+    transport.close()
+
+
+def test_fork_while_a_stopped_process_holds_the_gate(tmp_path: Path) -> None:
+    path, returned, took = tmp_path / "spool", Notes(tmp_path / "returned"), Notes(tmp_path / "took")
+    with Ingest() as ingest:
+        send(make_transport(path, backend="none"), ingest.url, first := new_id())
+        with Child(stop_with_the_gate, path, returned.path, ingest.url) as holder:
+            state = Path(f"/proc/{holder.pid}/stat")
+            wait_until(lambda: " T " in state.read_text(), what="the stop")
+            arguments = path, returned.path, took.path, ingest.url
+            with Child(fork_behind_a_held_gate, *arguments) as parent:
+                took.wait_for(6)
+                holder.resume()
+                assert holder.join() == 0
+                assert parent.join() == 0
+        check_nothing_lost([first, *returned.read()], ingest, path)
+        assert max(Counter([*readable_ids(path), *ingest.event_ids()]).values()) == 1
+    assert max(float(seconds) for seconds in took.read()[::2]) < 1.6
+
+
+def test_held_answer_does_not_hold_up_a_fork(tmp_path: Path) -> None:
+    """A worker waits for the network at the fork: that takes no lock."""
+    path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
+    gate = answers.Gate()
+    with Ingest() as ingest:
+        ingest.answer_with(answers.held(gate))
+        with Child(fork_with_a_request_open, path, returned.path, ingest.url) as parent:
+            gate.wait_until_held()
+            returned.wait_for(3)
+            gate.release()
+            assert parent.join() == 0
+        assert sorted(ingest.event_ids()) == sorted(returned.read()[:2])
+
+
+def fork_with_a_request_open(path: Path, returned: Path, url: str) -> None:
+    transport = make_transport(path)
+    Notes(returned).write(send(transport, url))
+    wait_until(lambda: transport.flusher.spool.leadership.is_held, what="leading")
+    started = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            Notes(returned).write(send(transport, url))
+            code = 0
+        finally:
+            os._exit(code)
+    assert time.monotonic() - started < 0.5
+    assert reap(pid) == 0
+    Notes(returned).write("forked")
+    transport.close(10)
