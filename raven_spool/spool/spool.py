@@ -27,7 +27,7 @@ log = logging.getLogger("raven.spool")
 
 DEFAULT_MAX_BYTES = 512 << 20
 _PATIENCE_SECONDS = 1.0  # of the drain and the tools; `send` has its own
-_CLAIM_BYTES = 4 << 20  # what a claim may bring into memory, one event at least
+_CLAIM_BYTES = 1 << 20  # what a claim may bring into memory, one event at least
 _EVICTED_AT_ONCE = 64
 _EVICTION_PAGES = 64  # beyond the cap, while room is being made
 _SLACK_PAGES = 16  # what an event takes beside its body: leaves, indexes, the ledger

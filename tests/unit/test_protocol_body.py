@@ -44,6 +44,35 @@ def test_prepare_puts_ravens_stream_into_a_gzip_container():
     assert event.created_at == NOW
 
 
+OTHER_ID = "f" * 32
+RAVENS_ID = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"event_id": RAVENS_ID, "message": "plain"},
+        {"message": f'"event_id": "{OTHER_ID}"', "event_id": RAVENS_ID},
+        {"extra": {"event_id": OTHER_ID}, "event_id": RAVENS_ID},
+        {"event_id": RAVENS_ID, "extra": {"event_id": OTHER_ID}},
+        {"extra": {"sys.argv": [f'{{"event_id": "{OTHER_ID}"}}']}, "event_id": RAVENS_ID},
+        {"event_id": RAVENS_ID, "message": "event_id"},
+    ],
+)
+@pytest.mark.parametrize("agent", ["raven-python/6.10.0", "somebody/1"])
+def test_prepare_finds_the_id_of_the_event_itself(document, agent):
+    headers = (("User-Agent", agent), ("Content-Encoding", "deflate"))
+    event = prepare(zlib.compress(json.dumps(document).encode()), headers)
+    assert event.event_id == RAVENS_ID
+    assert json.loads(gzip.decompress(event.body)) == document
+
+
+def test_prepare_parses_a_raven_body_whose_id_it_cannot_take():
+    headers = (("User-Agent", "raven-python/6.10.0"),)
+    event = prepare(b'{"event_id": 7, "message": "no id"}', headers)
+    assert json.loads(gzip.decompress(event.body))["event_id"] == event.event_id
+
+
 @pytest.mark.parametrize(
     ("pack", "headers", "unchanged"),
     [
