@@ -132,10 +132,12 @@ def _judge_failure(failure: Failure) -> Verdict:
 def _judge_answer(
     policy: Policy, response: Response, event: Event, last_unanswered: bool, now: float
 ) -> Verdict:
+    if 200 <= response.status < 300 and not _is_page(response):
+        return Ack()  # first: this is every event's way
     said = _describe_answer(response, event)
     match response.status:
         case status if 200 <= status < 300:
-            return Retry(f"{said}: a web page, not Sentry") if _is_page(response) else Ack()
+            return Retry(f"{said}: a web page, not Sentry")
         case 429:
             if policy.on_rate_limit == "discard":
                 return Discard(said)

@@ -64,17 +64,21 @@ def sign(destination: Destination, now: float) -> str:
     Source:
         https://develop.sentry.dev/sdk/foundations/transport/authentication/
     """
+    return f"Sentry sentry_timestamp={now:.3f}, {_identify(destination)}"
+
+
+@functools.lru_cache(maxsize=256)  # all but the time is the same at each attempt
+def _identify(destination: Destination) -> str:
     # raven's clients speak version 6, today's SDKs 7.
     version = "6" if destination.client.startswith("raven") else "7"
     fields = {
-        "sentry_timestamp": f"{now:.3f}",
         "sentry_client": destination.client,
         "sentry_version": version,
         "sentry_key": destination.public_key,
         "sentry_secret": destination.secret_key or "",
     }
     clean = ((name, re.sub(r"[^\x20-\x2b\x2d-\x7e]", "", v)) for name, v in fields.items())
-    return "Sentry " + ", ".join(f"{name}={value}" for name, value in clean if value)
+    return ", ".join(f"{name}={value}" for name, value in clean if value)
 
 
 def _text(value: object) -> str:

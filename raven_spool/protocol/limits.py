@@ -25,7 +25,8 @@ def rate_limits(response: Response, now: float) -> tuple[Limit, ...]:
 
     A 429 always states one: if nothing else can be read, everything is closed for a minute.
     """
-    stated = _longest(_parse(response.headers.get("x-sentry-rate-limits", "")))
+    header = response.headers.get("x-sentry-rate-limits")
+    stated = _longest(_parse(header)) if header else ()
     if stated or response.status != 429:
         return stated
     return (Limit(_ALL, _retry_after(response.headers.get("retry-after", ""), now)),)

@@ -6,12 +6,14 @@ themselves look at the clock. They wrap any socket (gevent's and eventlet's too)
 inheriting from the one that was current at import.
 """
 
+import contextlib
 import io
 import socket
 import ssl
 import time
+from collections.abc import Iterator
 from http.client import HTTPConnection, IncompleteRead
-from typing import Any
+from typing import Any, cast
 
 
 class Exchange:
@@ -33,12 +35,26 @@ class Exchange:
         return left
 
 
+_GATHERED_BYTES = 64 * 1024  # what is larger is not worth a copy
+
+
 class TimedSocket:
     """A connected socket on which every wait ends with the exchange."""
 
     def __init__(self, sock: socket.socket, exchange: Exchange) -> None:
         self._sock = sock
         self._exchange = exchange
+        self._gathered: list[bytes] | None = None
+
+    @contextlib.contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Head and body leave in one packet, not in two: http.client sends them apart."""
+        self._gathered = []
+        try:
+            yield
+        finally:
+            gathered, self._gathered = self._gathered, None
+        self.sendall(b"".join(gathered or ()))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -54,6 +70,15 @@ class TimedSocket:
         return self._exchange.remaining_seconds()
 
     def sendall(self, content: bytes) -> None:
+        if self._gathered is not None:
+            if len(content) <= _GATHERED_BYTES:
+                self._gathered.append(content)
+                return
+            head, self._gathered = b"".join(self._gathered), []
+            self._send(head)
+        self._send(content)
+
+    def _send(self, content: bytes) -> None:
         # SSLSocket.sendall would start its timeout again with each record of 16 KiB.
         view = memoryview(content)
         while view:
@@ -127,7 +152,8 @@ class WatchedConnection(HTTPConnection):
             self.connect()
         self.exchange.connected = True
         try:
-            super().request(*args, **options)
+            with cast(TimedSocket, self.sock).gathering():
+                super().request(*args, **options)
         except (ConnectionError, ssl.SSLError):
             # A server that has enough of a large body answers (often 413) and closes. Its answer
             # can still be read; if there is none, reading says so.

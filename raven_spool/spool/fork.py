@@ -22,13 +22,15 @@ class Forkable(Protocol):
 _lock: Any = native.make_rlock()
 _members: list[Forkable] = []
 _held: list[list[Forkable]] = []  # what each running fork holds: members may come meanwhile
-_pid = os.getpid()
+_pid = 0  # of the process that has the members
 
 
 def join(member: Forkable) -> None:
     """From now on forks ask `member`. It stays for the life of the process."""
+    global _pid
     with _lock:
         if not _members:
+            _pid = os.getpid()
             os.register_at_fork(
                 before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
             )

@@ -174,17 +174,18 @@ class EventQueue(SQLiteAckQueue):
         return None if row is None else float(row[0])
 
     def fetch(self, ids: Sequence[int], max_bytes: int) -> list[StoredRow]:
-        """Rows by id, in the order given, until they hold `max_bytes`: one at least."""
+        """Rows by id, oldest first, until they hold `max_bytes`: one at least."""
         rows: list[StoredRow] = []
         total = 0
-        for key in ids:
-            row = self.connection.execute(self._stored("_id = ?"), (key,)).fetchone()
-            if row is None:
-                continue
+        found = self.connection.execute(
+            self._stored("_id IN (SELECT value FROM json_each(?)) ORDER BY _id"), (json.dumps(ids),)
+        )
+        for row in found:  # read as it goes: what comes after the limit is never in memory
             rows.append(StoredRow._make(row))
             total += rows[-1].size
             if total >= max_bytes:
                 break
+        found.close()
         return rows
 
     def page(

@@ -1,5 +1,6 @@
 """The spool: the verbs on one durable queue of events, for any number of threads and processes."""
 
+import functools
 import json
 import logging
 import os
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from raven_spool.errors import EventNotFound, SpoolCorrupt, SpoolFull
-from raven_spool.model import Claimed, Destination, Event, Lane, State
+from raven_spool.model import Claimed, Destination, Event, Headers, Lane, State
 from raven_spool.spool import lanes, schema
 from raven_spool.spool.intake import Intake, checksum
 from raven_spool.spool.keeper import Keeper
@@ -445,10 +446,15 @@ def _event(row: StoredRow, category: str) -> Event:
         event_id=row.event_id,
         category=category,
         endpoint=row.endpoint,
-        headers=tuple((name, value) for name, value in json.loads(row.headers)),
+        headers=_read_headers(row.headers),
         body=row.data,
         created_at=row.timestamp,
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _read_headers(text: str) -> Headers:
+    return tuple((name, value) for name, value in json.loads(text))
 
 
 def _stored(row: StoredRow, category: str, held: Lane, destination: Destination) -> Stored:

@@ -171,7 +171,7 @@ def test_parent_that_closes_after_a_fork_takes_nothing_away(tmp_path: Path) -> N
 
 def fork_in_a_handler(path: Path, returned: Path, child_goes_on: bool) -> None:
     """At random instants of sends; the children return into the middle of the parent's send."""
-    transport = make_transport(path, backend="none", send_timeout=2)
+    transport = make_transport(path, backend="none", send_timeout=0.5)
     notes, chance = Notes(returned), random.Random(7)
     parent, pids = os.getpid(), []
 
@@ -200,7 +200,11 @@ def test_fork_in_a_signal_handler_inside_a_send(tmp_path: Path, child_goes_on: b
     path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
     with Child(fork_in_a_handler, path, returned.path, child_goes_on) as parent:
         assert parent.join(60) == 0
-    check_once(path, returned)
+    if child_goes_on:  # from its copy of the parent's send: that event may come from both
+        assert set(returned.read()) <= set(stored_ids(path))
+        read_ledger(path)
+    else:
+        check_once(path, returned)
 
 
 def fork_while_threads_open(path: Path, returned: Path) -> None:
@@ -309,26 +313,39 @@ def test_leader_killed_while_its_forked_child_lives_is_followed(tmp_path: Path) 
 
 
 def fork_in_c(path: Path, returned: Path, url: str) -> None:
-    """No hook runs; the child must notice by itself, and deliver from memory."""
-    transport = make_transport(path, send_timeout=2)
-    writers = Writers(transport, url, returned, 4)
-    wait_until(lambda: len(Notes(returned).read()) > 20)
-    libc: Any = ctypes.CDLL(None)
-    for _ in range(10):
+    """In the middle of sends. No hook runs; the child must notice, and deliver from memory.
+
+    Without other threads: CPython itself can't start one in a child that was forked behind its
+    back while others ran.
+    """
+    transport = make_transport(path, backend="none", fsync="no")
+    notes, chance = Notes(returned), random.Random(3)
+    libc: Any = ctypes.PyDLL(None)
+    parent, pids = os.getpid(), []
+
+    def fork(number: int, frame: object) -> None:
         pid = libc.fork()
         if pid == 0:
             send_and_leave(transport, url, returned, 2)
-        assert reap(pid) == 0
-    writers.stop()
-    assert transport.flush(30)
+        pids.append(pid)
+
+    signal.signal(signal.SIGALRM, fork)
+    notes.write(send(transport, url))
+    for _ in range(20):
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 4e-4))
+        while not pids:
+            notes.write(send(transport, url))
+        assert reap(pids.pop()) == 0
+    assert os.getpid() == parent
+    transport.close()
 
 
-def test_fork_in_c_while_threads_send_loses_nothing(tmp_path: Path) -> None:
+def test_fork_in_c_inside_a_send_leaves_the_parent_whole(tmp_path: Path) -> None:
     path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
     with Ingest() as ingest, Child(fork_in_c, path, returned.path, ingest.url) as parent:
-        assert parent.join(100) == 0
-        check_nothing_lost(returned.read(), ingest, path)
-        assert count_repeats(ingest) == 0
+        assert parent.join(60) == 0
+        assert len(ingest.event_ids()) == len(set(ingest.event_ids())) == 40  # the children's
+        assert sorted([*stored_ids(path), *ingest.event_ids()]) == sorted(returned.read())
     read_ledger(path)
 
 
