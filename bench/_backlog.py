@@ -16,9 +16,9 @@ from raven_spool.model import Destination, Event
 from raven_spool.protocol import prepare, split_headers
 from raven_spool.runtimes.thread import ThreadRuntime
 from raven_spool.spool import Spool
-from raven_spool.spool.intake import checksum
 from raven_spool.spool.queue import EventQueue
 from raven_spool.spool.rows import Row
+from raven_spool.spool.stored import checksum
 
 _INSERTED_AT_ONCE = 500
 DRAIN_SECONDS = 600.0

@@ -39,7 +39,7 @@ class Flusher:
         self.options = options
         self.ignored = 0  # events of our own threads: what they cause must not feed itself
         self._backend = backends.choose(options.backend)
-        self._lock: Any = native.make_lock()
+        self._lock: Any = native.make_rlock()
         self._drain: Drain | None = None
         self._runtime: Runtime | None = None
         self._ending: Runtime | None = None
@@ -67,7 +67,7 @@ class Flusher:
                 event, destination, timeout_seconds=self.options.send_timeout
             )
         except SpoolError as error:
-            self._warn(str(error))
+            self._warn(f"{error} (spool_path={self.spool.path}: mend it or name another)")
             self._enqueue_in_memory(event, destination)
             return
         if not committed:
@@ -166,15 +166,18 @@ class Flusher:
             return
         # Not waited for: a signal handler may come in while its own thread is here, and two
         # drains in one process would send everything twice.
-        if not self._lock.acquire(blocking=False):
+        if self._lock._is_owned():
             return
         try:
+            if not self._lock.acquire(blocking=False):
+                return
             if self._runtime is None and not self._has_old_workers():
                 drain = make_drain(self.spool, self.options)
                 self._drain = drain
                 self._runtime = backends.load(target)(drain, backends.make_sender)
         finally:
-            self._lock.release()
+            with contextlib.suppress(RuntimeError):  # another thread has it
+                self._lock.release()
 
     def _has_old_workers(self) -> bool:
         """A worker still in a request that `close` did not wait for: what it sends must not be
@@ -229,6 +232,7 @@ class Flusher:
     def _finish_spool(self) -> None:
         try:
             if self._refuge is not None:
+                self.spool.look_again()
                 self._bring_home(self._refuge)
             self.spool.finish()
         except (SpoolError, OSError) as error:
@@ -243,7 +247,7 @@ class Flusher:
     def after_fork_in_parent(self) -> None: ...
 
     def after_fork_in_child(self) -> None:
-        self._lock = native.make_lock()
+        self._lock = native.make_rlock()
         self._homing = native.make_lock()
         self._drain = self._runtime = self._ending = None
         self._refuges = {}

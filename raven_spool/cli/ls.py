@@ -16,8 +16,7 @@ from raven_spool.cli.place import using
 from raven_spool.config import Options
 from raven_spool.model import State
 from raven_spool.protocol import describe
-from raven_spool.spool import Spool
-from raven_spool.spool.spool import Stored
+from raven_spool.spool import Spool, Stored
 
 _PAGE_EVENTS = 50
 _TERMINAL_EVENTS = 50

@@ -14,8 +14,7 @@ from raven_spool.config import Options, read_options
 from raven_spool.errors import ConfigurationError, SpoolUnusable
 from raven_spool.model import Destination, Event, State
 from raven_spool.protocol import ParsedDsn, message_event, parse_dsn, prepare
-from raven_spool.spool import Spool
-from raven_spool.spool.spool import Stored
+from raven_spool.spool import Spool, Stored
 
 _PATIENCE_SECONDS = 5.0  # nobody waits for a send from the shell as an application does
 

@@ -250,8 +250,7 @@ class Drain:
         return self._board.has_claims
 
     def _claim(self, lane: Lane, limit: int, now: float) -> None:
-        skip = {*self._board.in_flight, *(one.id for one in self._outcomes.answered)}
-        for claimed in self.spool.claim(lane, limit=limit, now=now, skip=skip):
+        for claimed in self.spool.claim(lane, limit=limit, now=now, skip=self._at_work()):
             if claimed.deaths >= _DEATHS:
                 reason = f"ended the flusher that sent it, {claimed.deaths} times"
                 self._outcomes.bury(claimed, reason, now)
@@ -260,13 +259,23 @@ class Drain:
             elif self._can_send(claimed.destination.sender):
                 self._board.add(claimed)
 
+    def _at_work(self) -> set[int]:
+        """Events that are ready on the disk and yet in our hands."""
+        return {*self._board.in_flight, *(one.id for one in self._outcomes.answered)}
+
     def _sweep(self, now: float, ticks: float) -> None:
         """Events too old to send, also in lanes that are held."""
         self._sweep_ticks = ticks + _SWEEP_SECONDS
-        ids = self.spool.expired(now - self.policy.max_age_seconds, _SWEEP_EVENTS)
-        ids = [key for key in ids if key not in self._board.in_flight]
+        before = now - self.policy.max_age_seconds
+        self.spool.tidy(before, _SWEEP_EVENTS)
+        for lane in self._board.ready_lanes():
+            if self._board.opens_in(lane, now, ticks) > 0:  # an open lane's are met when claimed
+                self._bury_expired(lane, before, now)
+
+    def _bury_expired(self, lane: Lane, before: float, now: float) -> None:
+        ids = set(self.spool.expired(lane, before, _SWEEP_EVENTS)) - self._at_work()
         if ids:
-            self.spool.bury(ids, _EXPIRED, now)
+            self.spool.bury(sorted(ids), _EXPIRED, now)
             self.counts.dead += len(ids)
 
     # -- nothing to send ----------------------------------------------------------------------

@@ -86,7 +86,8 @@ class Outcomes:
         if trouble is None:
             self._welcome_back(claimed)
         else:
-            self._back_off(claimed, trouble, outcome, sent_ticks, now, ticks)
+            is_buried = isinstance(verdict, Bury)
+            self._back_off(claimed, trouble, outcome, sent_ticks, now, ticks, is_buried=is_buried)
         self._place(claimed, verdict, now)
 
     def _keep(self, claimed: Claimed, ticks: float) -> None:
@@ -147,6 +148,8 @@ class Outcomes:
         sent_ticks: float,
         now: float,
         ticks: float,
+        *,
+        is_buried: bool,
     ) -> None:
         """Close the destination. Of requests that fail together only the first counts."""
         destination = self._board.destination(claimed)
@@ -154,14 +157,15 @@ class Outcomes:
         self.counts.last_failure = trouble.reason
         if destination.closed_ticks > sent_ticks:
             return
-        rest = backoff_seconds(self._policy, claimed.attempts + 1)
-        self._spool.nack(
-            claimed,
-            now=now,
-            due=0.0 if trouble.same_next else now + rest,
-            what=trouble.reason,
-            unanswered=isinstance(outcome, Failure) and outcome.maybe_delivered,
-        )
+        if not is_buried:  # else its last attempt is noted there
+            rest = backoff_seconds(self._policy, claimed.attempts + 1)
+            self._spool.nack(
+                claimed,
+                now=now,
+                due=0.0 if trouble.same_next else now + rest,
+                what=trouble.reason,
+                unanswered=isinstance(outcome, Failure) and outcome.maybe_delivered,
+            )
         failures = destination.lane.failures + 1
         self._spool.hold(
             destination.lane.destination_id,

@@ -1,5 +1,6 @@
 """The durable queue: SQLite on persist-queue. The only room that touches the disk."""
 
-from raven_spool.spool.spool import Spool, Stored
+from raven_spool.spool.spool import Spool
+from raven_spool.spool.stored import Stored
 
 __all__ = ["Spool", "Stored"]

@@ -31,8 +31,9 @@ class Gate:
     """The turnstile of one spool directory. One thread of a process uses it at a time."""
 
     def __init__(self, directory: str) -> None:
+        self._path = os.path.join(directory, "write.lock")
         self._queue = open_private(os.path.join(directory, "queue.lock"))
-        self._main = open_private(os.path.join(directory, "write.lock"))
+        self._main = open_private(self._path)
         self._hints = open_fifo(os.path.join(directory, "write.turn"))
         self._poll = select.poll()
         self._poll.register(self._hints, select.POLLIN)
@@ -84,6 +85,13 @@ class Gate:
             os.write(self._hints, b".")
         except BlockingIOError:
             pass  # full of hints already
+
+    def is_in_place(self) -> bool:
+        """Whether others who come now find the same lock: the directory may have been remade."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._main))
+        except OSError:
+            return False
 
     def close(self) -> None:
         """In a forked child this must be all: an unlock would free the parent's lock."""

@@ -10,7 +10,6 @@ waiting line is the memory buffer, and the next committer or the keeper takes it
 import functools
 import json
 import time
-import zlib
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from raven_spool.spool import fork, native
 from raven_spool.spool.lanes import LaneBook
 from raven_spool.spool.rows import Row
 from raven_spool.spool.store import Reentered, Store
+from raven_spool.spool.stored import checksum
 
 if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue
@@ -276,10 +276,6 @@ def _take(waiting: deque[Ticket]) -> list[Ticket]:
             break
         batch.append(ticket)
     return batch
-
-
-def checksum(headers: str, body: bytes) -> int:
-    return zlib.crc32(body, zlib.crc32(headers.encode()))
 
 
 @functools.lru_cache(maxsize=256)

@@ -106,6 +106,7 @@ class Leadership:
     def let_go(self, *, clean: bool = True) -> None:
         """Stop leading. Clean: nothing is in flight."""
         lock, record, epoch = self._lock, self._record, self._epoch
+        is_ours = lock is not None and self._is_lock_in_place()
         self._forget()
         if lock is None:
             return
@@ -113,7 +114,8 @@ class Leadership:
             if clean:
                 self._store.write(lambda queue: _stand_down(queue, epoch), _PATIENCE_SECONDS)
         if record >= 0:
-            _write_record(record, None)
+            if is_ours:  # else another leader has its own record there
+                _write_record(record, None)
             os.close(record)
         if lock is not True:
             lock.release()

@@ -67,7 +67,7 @@ class DiskPlace:
         self._identity: tuple[int, ...] = ()
 
     def enter(self) -> bool:
-        if self._gate is not None and os.path.isdir(self.path):
+        if self._gate is not None and self._gate.is_in_place():
             return False
         self.leave()
         try:

@@ -24,6 +24,7 @@ from raven_spool.spool import schema
 from raven_spool.spool.rows import Row, StoredRow
 
 _KEPT_ATTEMPTS = 20
+_KEPT_GRAVES = 10_000
 _FARTHEST_SECONDS = 3600.0  # the longest back-off there is (policy.py)
 _READ_TIMEOUT_SECONDS = 0.1  # writes are gated; this is for foreign tools with the file open
 
@@ -202,19 +203,43 @@ class EventQueue(SQLiteAckQueue):
         return f"SELECT {columns} FROM {self._table_name} WHERE {where}"
 
     def oldest_at(self) -> float | None:
+        """When the oldest ready event was captured, found by lane: a million dead letters in
+        front of it cost nothing."""
+        first = (
+            f"SELECT _id FROM {self._table_name} WHERE lane = lanes.id AND status < 2 "
+            "AND due {} ORDER BY due, _id LIMIT 1"
+        )
         row = self.connection.execute(
-            f"SELECT timestamp FROM {self._table_name} WHERE status < 2 ORDER BY _id LIMIT 1"
+            f"SELECT MIN(timestamp) FROM {self._table_name} WHERE _id IN "
+            f"(SELECT ({first.format('= 0')}) FROM lanes WHERE ready > 0 "
+            f"UNION SELECT ({first.format('> 0')}) FROM lanes WHERE ready > 0)"
         ).fetchone()
-        return None if row is None else float(row[0])
+        return None if row[0] is None else float(row[0])
 
-    def expired(self, before: float, limit: int) -> list[int]:
-        """Ready events older than that, among the first `limit` of the file."""
+    def expired(self, lane: int, before: float, limit: int) -> list[int]:
+        """Ready events of a lane captured before that, among its first `limit`."""
         rows = self.connection.execute(
-            f"SELECT _id FROM (SELECT _id, timestamp, status FROM {self._table_name} "
-            "ORDER BY _id LIMIT ?) WHERE timestamp < ? AND status < 2",
+            f"SELECT _id FROM {self._table_name} WHERE timestamp < ? AND _id IN "
+            f"(SELECT _id FROM {self._table_name} WHERE lane = ? AND status < 2 "
+            "ORDER BY due, _id LIMIT ?)",
+            (before, lane, limit),
+        )
+        return [row[0] for row in rows]
+
+    def long_dead(self, before: float, limit: int) -> list[int]:
+        """Dead letters that died before that, among the first `limit`."""
+        rows = self.connection.execute(
+            f"SELECT _id FROM (SELECT _id, due FROM {self._table_name} WHERE status >= 2 "
+            "ORDER BY _id LIMIT ?) WHERE due < ?",
             (limit, before),
         )
         return [row[0] for row in rows]
+
+    def forget_graves(self) -> None:
+        """Drops so long ago that no 2xx can be under way for them."""
+        self.connection.execute(
+            "DELETE FROM graves WHERE id < (SELECT MAX(id) FROM graves) - ?", (_KEPT_GRAVES,)
+        )
 
     # -- what becomes of an event -------------------------------------------------------------
 

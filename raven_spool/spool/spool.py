@@ -1,23 +1,22 @@
 """The spool: the verbs on one durable queue of events, for any number of threads and processes."""
 
-import functools
-import json
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from raven_spool.errors import EventNotFound, SpoolCorrupt, SpoolFull
-from raven_spool.model import Claimed, Destination, Event, Headers, Lane, State
+from raven_spool.model import Claimed, Destination, Event, Lane, State
 from raven_spool.spool import lanes, schema
-from raven_spool.spool.intake import Intake, checksum
+from raven_spool.spool.intake import Intake
 from raven_spool.spool.keeper import Keeper
 from raven_spool.spool.lanes import LaneBook
 from raven_spool.spool.leader import Leadership
 from raven_spool.spool.places import MEMORY
+from raven_spool.spool.room import evict
 from raven_spool.spool.rows import StoredRow
-from raven_spool.spool.store import PAGE_BYTES, Store
+from raven_spool.spool.store import Store
+from raven_spool.spool.stored import Stored, is_whole, read_event, read_stored
 from raven_spool.spool.wake import Bell
 
 if TYPE_CHECKING:
@@ -29,23 +28,6 @@ log = logging.getLogger("raven.spool")
 DEFAULT_MAX_BYTES = 512 << 20
 _PATIENCE_SECONDS = 1.0  # of the drain and the tools; `send` has its own
 _CLAIM_BYTES = 1 << 20  # what a claim may bring into memory, one event at least
-_EVICTED_AT_ONCE = 64
-_EVICTION_PAGES = 64  # beyond the cap, while room is being made
-_SLACK_PAGES = 16  # what an event takes beside its body: leaves, indexes, the ledger
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """One stored event as the tools see it."""
-
-    id: int
-    state: State
-    event: Event
-    destination: Destination
-    attempts: int
-    next_attempt_at: float | None
-    reason: str
-    history: tuple[tuple[float, str], ...]
 
 
 class Spool:
@@ -127,7 +109,7 @@ class Spool:
         """Where the spool has reached its own limit: drop the oldest, dead letters first."""
         if self._overflow != "drop_oldest":
             return False
-        return self._store.write(lambda queue: _evict(queue, size_bytes), timeout_seconds)
+        return self._store.write(lambda queue: evict(queue, size_bytes), timeout_seconds)
 
     @property
     def volatile(self) -> int:
@@ -166,9 +148,9 @@ class Spool:
         if found is None:
             return []
         rows, destination, generation = found
-        whole = [row for row in rows if _is_whole(row)]
+        whole = [row for row in rows if is_whole(row)]
         if len(whole) < len(rows):
-            broken = [row.id for row in rows if not _is_whole(row)]
+            broken = [row.id for row in rows if not is_whole(row)]
             reason = "damaged on disk (its checksum does not match)"
             self.bury(broken, reason, now, generation=generation)
         return [
@@ -177,7 +159,7 @@ class Spool:
                 generation=generation,
                 lane=row.lane,
                 destination=destination,
-                event=_event(row, lane.category),
+                event=read_event(row, lane.category),
                 attempts=row.attempts,
                 last_unanswered=bool(row.unanswered),
                 deaths=row.deaths,
@@ -189,8 +171,15 @@ class Spool:
         """When the first event of a lane may be tried, None if it has none."""
         return self._read(lambda queue: queue.next_due(lane.id))
 
-    def expired(self, before: float, limit: int) -> list[int]:
-        return self._read(lambda queue: queue.expired(before, limit))
+    def expired(self, lane: Lane, before: float, limit: int) -> list[int]:
+        """Ready events of a lane that were captured before that, among its first `limit`."""
+        return self._read(lambda queue: queue.expired(lane.id, before, limit))
+
+    def tidy(self, before: float, limit: int) -> int:
+        """Drop dead letters that died before that, `limit` at most. Returns how many."""
+        ids = self._read(lambda queue: queue.long_dead(before, limit))
+        self._write(lambda queue: queue.forget_graves())
+        return self.drop(ids, "expired") if ids else 0
 
     def _destination(self, destination_id: int) -> Destination:
         return self._read(lambda queue: self._book.destination(queue, destination_id))
@@ -344,7 +333,7 @@ class Spool:
         for row in rows:
             lane, destination = by_lane[row.lane]
             held = max(lane, whole[lane.destination_id], key=lambda one: one.open_at)
-            stored.append(_stored(row, lane.category, held, destination))
+            stored.append(read_stored(row, lane.category, held, destination))
         return stored
 
     def get(self, key: int) -> Stored:
@@ -368,6 +357,10 @@ class Spool:
 
     def ring_bell(self) -> None:
         self._bell.ring(self._store.generation)
+
+    def look_again(self) -> None:
+        """Try a path that was refused a moment ago, without the usual pause."""
+        self._store.look_again()
 
     def finish(self) -> None:
         """The process ends: commit what waits, sync, close. Using the spool again opens it."""
@@ -412,63 +405,5 @@ class Spool:
             )
 
 
-def _evict(queue: "EventQueue", size_bytes: int) -> bool:
-    """Drop the oldest until an event of that size has room. False: that is not what it lacks."""
-    (cap,) = queue.connection.execute("PRAGMA max_page_count").fetchone()
-    most = cap - size_bytes // PAGE_BYTES - _SLACK_PAGES  # what may be in use beside it
-    if most < 0 or _used_pages(queue) < most:
-        return False  # it never fits; or the disk is full, not the spool
-    queue.connection.execute(f"PRAGMA max_page_count = {cap + _EVICTION_PAGES}")
-    try:
-        while (ids := queue.oldest(_EVICTED_AT_ONCE)) and _used_pages(queue) >= most:
-            queue.move(ids, schema.DROPPED, "overflow", 0.0)
-    finally:
-        queue.connection.execute(f"PRAGMA max_page_count = {cap}")
-    return True
-
-
-def _used_pages(queue: "EventQueue") -> int:
-    (pages,) = queue.connection.execute("PRAGMA page_count").fetchone()
-    (free,) = queue.connection.execute("PRAGMA freelist_count").fetchone()
-    return int(pages - free)
-
-
 def _without(ids: list[int], skip: Collection[int]) -> list[int]:
     return [key for key in ids if key not in skip]
-
-
-def _is_whole(row: StoredRow) -> bool:
-    return checksum(row.headers, row.data) == row.crc
-
-
-def _event(row: StoredRow, category: str) -> Event:
-    return Event(
-        event_id=row.event_id,
-        category=category,
-        endpoint=row.endpoint,
-        headers=_read_headers(row.headers),
-        body=row.data,
-        created_at=row.timestamp,
-    )
-
-
-@functools.lru_cache(maxsize=256)
-def _read_headers(text: str) -> Headers:
-    return tuple((name, value) for name, value in json.loads(text))
-
-
-def _stored(row: StoredRow, category: str, held: Lane, destination: Destination) -> Stored:
-    """`held` is what keeps the event longest: its lane, or the lane of its destination."""
-    ready = row.status < 2
-    if not _is_whole(row):
-        row = row._replace(headers="[]")  # damaged on disk: shown, but not taken at its word
-    return Stored(
-        id=row.id,
-        state=State.READY if ready else State.DEAD,
-        event=_event(row, category),
-        destination=destination,
-        attempts=row.attempts,
-        next_attempt_at=max(row.due, held.open_at) or row.timestamp if ready else None,
-        reason=row.reason or (held.reason if ready else ""),
-        history=tuple((at, what) for at, what in json.loads(row.history)),
-    )

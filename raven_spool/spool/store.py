@@ -178,6 +178,11 @@ class Store:
             raise error
         self._refused = None
 
+    def look_again(self) -> None:
+        """What was refused lately may be mended by now. What was inherited never is."""
+        if self._refused is not None and self._refused[0] < float("inf"):
+            self._refused = None
+
     def _refuse(self, error: SpoolError) -> SpoolError:
         self._refused = (time.monotonic() + _RETRY_OPEN_SECONDS, error)
         return error

@@ -22,10 +22,13 @@ _context.set_forkserver_preload(
         "__main__",
         "filelock",
         "persistqueue.sqlackqueue",
+        "pytest",
         "raven_spool.runtimes.thread",
         "raven_spool.senders.urllib",
         "raven_spool.spool.queue",
         "raven_spool.transport.spool",
+        "tests.faults.events",
+        "tests.faults.test_kill",
         "tests.support.ingest",
     ]
 )

@@ -1,5 +1,6 @@
-"""Paths that can't be used and files that are broken: the application goes on, and so do its events."""
+"""Paths that can't be used, files that are broken: the application goes on, its events too."""
 
+import fcntl
 import importlib
 import os
 import shutil
@@ -43,12 +44,13 @@ def make_below_a_file(path: Path) -> None:
 
 def make_read_only(path: Path) -> None:
     path.mkdir()
-    os.chown(path, NOBODY, NOBODY)
+    if os.geteuid() == 0:
+        os.chown(path, NOBODY, NOBODY)
     path.chmod(0o500)
 
 
 def make_somebody_elses(path: Path) -> None:
-    path.mkdir(mode=0o700)
+    path.mkdir(mode=0o700 if os.geteuid() == 0 else 0o000)
 
 
 def make_read_only_parent(path: Path) -> None:
@@ -61,16 +63,16 @@ def send_as_nobody(path: Path, url: str, output: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     importlib.import_module("encodings.idna")  # nobody may not read this Python's library
-    os.setgroups([])
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
     transport = make_transport(path)
     for _ in range(10):
         send(transport, url)
     transport.close(10)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize(
     "spoil",
     [make_file, make_below_a_file, make_read_only, make_somebody_elses, make_read_only_parent],
@@ -236,6 +238,35 @@ def test_spool_broken_under_a_running_process_goes_on(
         check_bodies(ingest.requests)
 
 
+def send_before_and_after(path: Path, url: str, returned: Path, go: Path) -> None:
+    transport = make_transport(path, backend="none")
+    Notes(returned).write(send(transport, url))
+    wait_until(go.exists)
+    Notes(returned).write(send(transport, url))
+    wait_until(go.with_name("held").exists)
+    send(transport, url)
+    assert transport.flusher.spool.volatile == 1
+    os._exit(0)
+
+
+def test_processes_share_one_gate_also_after_the_directory_was_remade(tmp_path: Path) -> None:
+    path, go, returned = tmp_path / "spool", tmp_path / "go", Notes(tmp_path / "returned")
+    arguments = path, "http://127.0.0.1:9", returned.path, go
+    with (
+        Child(send_before_and_after, *arguments) as one,
+        Child(send_before_and_after, *arguments) as other,
+    ):
+        returned.wait_for(2)
+        shutil.rmtree(path)
+        go.touch()
+        returned.wait_for(4)
+        with (path / "write.lock").open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            (tmp_path / "held").touch()
+            assert one.join() == other.join() == 0
+        assert set(returned.read()[2:]) <= set(stored_ids(path))
+
+
 def hammer(path: Path, url: str, returned: Path, started: Path, go: Path) -> None:
     """Eight of these meet the same broken file."""
     transport = make_transport(path, backend="none")
@@ -256,7 +287,8 @@ def hammer(path: Path, url: str, returned: Path, started: Path, go: Path) -> Non
     transport.flusher.spool.keeper.beat()
 
 
-@pytest.mark.parametrize("spoil", BREAKS)
+# What is overwritten in place behind SQLite's back, its log too, is out of anybody's reach.
+@pytest.mark.parametrize("spoil", [spoil for spoil in BREAKS if spoil is not overwrite_all])
 def test_eight_processes_that_find_a_broken_file_lose_nothing(
     tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:

@@ -141,7 +141,10 @@ def fork_while_the_flusher_works(path: Path, returned: Path, url: str) -> None:
 
 def test_fork_while_the_flusher_works_delivers_each_event_once(tmp_path: Path) -> None:
     path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
-    with Ingest() as ingest, Child(fork_while_the_flusher_works, path, returned.path, ingest.url) as p:
+    with (
+        Ingest() as ingest,
+        Child(fork_while_the_flusher_works, path, returned.path, ingest.url) as p,
+    ):
         assert p.join(60) == 0
         check_nothing_lost(returned.read(), ingest, path)
         assert count_repeats(ingest) == 0
@@ -219,7 +222,9 @@ def fork_while_threads_open(path: Path, returned: Path) -> None:
             send(own, NOWHERE)
             own.close()
 
-    threads = [threading.Thread(target=open_many, args=(number,), daemon=True) for number in range(3)]
+    threads = [
+        threading.Thread(target=open_many, args=(number,), daemon=True) for number in range(3)
+    ]
     for thread in threads:
         thread.start()
     transport = make_transport(path / "shared", backend="none", send_timeout=5)
@@ -384,7 +389,11 @@ def fork_in_the_middle_of_a_slow_commit(path: Path, returned: Path, took: Path, 
 def test_fork_inside_a_stalled_commit_gives_up_within_about_a_second(
     tmp_path: Path,
 ) -> None:
-    path, returned, took = tmp_path / "spool", Notes(tmp_path / "returned"), Notes(tmp_path / "took")
+    path, returned, took = (
+        tmp_path / "spool",
+        Notes(tmp_path / "returned"),
+        Notes(tmp_path / "took"),
+    )
     with (
         Ingest() as ingest,
         Child(fork_in_the_middle_of_a_slow_commit, path, returned.path, took.path, ingest.url) as p,
@@ -418,7 +427,11 @@ def fork_behind_a_held_gate(path: Path, returned: Path, took: Path, url: str) ->
 
 
 def test_fork_while_a_stopped_process_holds_the_gate(tmp_path: Path) -> None:
-    path, returned, took = tmp_path / "spool", Notes(tmp_path / "returned"), Notes(tmp_path / "took")
+    path, returned, took = (
+        tmp_path / "spool",
+        Notes(tmp_path / "returned"),
+        Notes(tmp_path / "took"),
+    )
     with Ingest() as ingest:
         send(make_transport(path, backend="none"), ingest.url, first := new_id())
         with Child(stop_with_the_gate, path, returned.path, ingest.url) as holder:

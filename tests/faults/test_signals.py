@@ -1,9 +1,10 @@
-"""Exceptions and sends that a signal brings into the middle of a send, and the interpreter's end."""
+"""Exceptions and sends that a signal brings into a send, and the end of the interpreter."""
 
 import contextlib
 import fcntl
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -48,14 +49,17 @@ class Injector:
     """Acts at the n-th instant at which Python looks for signals: after a C call has returned,
     and at the start of a Python function."""
 
-    def __init__(self, nth: int, act: Callable[[str], None]) -> None:
+    def __init__(self, nth: int, act: Callable[[str], None], within: str = "") -> None:
         self.nth = nth
         self.act = act
+        self.within = within  # only in modules whose path matches
         self.seen = 0
         self.where = ""
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
         if event not in ("call", "c_return") or self.seen >= self.nth:
+            return
+        if not re.search(self.within, frame.f_code.co_filename):
             return
         self.seen += 1
         if self.seen == self.nth:
@@ -147,6 +151,35 @@ def test_exception_at_any_instant_leaves_no_lock_and_no_loss(tmp_path: Path, clo
     assert not troubles, "\n".join([f"{len(troubles)} instants", *troubles[:20]])
     assert code == 0
     assert int(done.split()[1]) > 100  # it did go through a whole send
+
+
+def throw_while_starting(path: Path, report: Path, url: str) -> None:
+    """Into what starts a flusher: each time a new one, which must work with the next event."""
+    nth, reached = 0, True
+    while reached:
+        nth += 1
+        transport = make_transport(path / str(nth))
+        injector = Injector(nth, throw, within=r"raven_spool/(flusher|backends|runtimes/\w+)\.py")
+        with contextlib.suppress(Thrown), injector.armed():
+            send(transport, url)
+        reached = injector.seen >= nth
+        send(transport, url)
+        try:
+            wait_until(lambda spool=transport: spool.stats()["ready"] == 0, timeout_seconds=3)
+        except TimeoutError:
+            Notes(report).write(injector.where)
+        transport.close(1)
+    Notes(report).write(f"done {nth}")
+
+
+def test_exception_while_a_flusher_starts_does_not_keep_it_from_working(tmp_path: Path) -> None:
+    report = Notes(tmp_path / "report")
+    path = tmp_path / "spools"
+    with Ingest() as ingest, Child(throw_while_starting, path, report.path, ingest.url) as child:
+        assert child.join(100) == 0
+    *troubles, done = report.read()
+    assert not troubles, "\n".join(troubles)
+    assert int(done.split()[1]) > 20
 
 
 def throw_by_timer(path: Path, returned: Path, report: Path, count: int) -> None:

@@ -423,6 +423,42 @@ def test_old_events_of_a_held_lane_are_buried_too(begin):
     assert process.spool.stats()["dead"] == 2
 
 
+def test_old_events_behind_many_dead_letters_are_found(begin):
+    process = begin(policy=Policy(max_age_seconds=60))
+    process.put(*range(1, 1102))
+    process.spool.bury([*range(1, 1101)], "made so by the test", NOW + 50)
+    process.answer(process.send(), limited("80000:error"))
+    process.turn(61)
+    process.step()
+
+    assert process.spool.get(1101).reason == "expired before it could be delivered"
+    assert process.spool.stats()["oldest_at"] is None
+
+
+def test_dead_letters_live_for_max_age_and_are_counted_as_dropped(begin):
+    process = begin(policy=Policy(max_age_seconds=60))
+    process.put(1)
+    process.answer(process.send(), BAD)
+    process.turn(59)
+    process.step()
+    assert process.spool.stats()["dead"] == 1
+
+    process.turn(62)
+    process.step()
+    stats = process.spool.stats()
+    assert (stats["dead"], stats["dropped_by_reason"]) == (0, {"expired": 1})
+
+
+def test_attempt_that_was_one_too_many_is_counted_once(begin):
+    process = begin(policy=Policy(stop=tenacity.stop_after_attempt(1)))
+    process.put(1)
+    process.answer(process.send(), BROKEN)
+
+    stored = process.spool.get(1)
+    assert (stored.state, stored.attempts, len(stored.history)) == (State.DEAD, 1, 1)
+    assert process.lane().failures == 1
+
+
 def test_event_at_fault_is_a_dead_letter_and_the_next_goes_on(begin):
     died = []
     process = begin(on_dead=lambda event, reason: died.append((number_of(event), reason)))

@@ -1,0 +1,34 @@
+"""Making room in a spool that has reached its own limit."""
+
+from typing import TYPE_CHECKING
+
+from raven_spool.spool import schema
+from raven_spool.spool.store import PAGE_BYTES
+
+if TYPE_CHECKING:
+    from raven_spool.spool.queue import EventQueue
+
+_EVICTED_AT_ONCE = 64
+_EVICTION_PAGES = 64  # beyond the cap, while room is being made
+_SLACK_PAGES = 16  # what an event takes beside its body: leaves, indexes, the ledger
+
+
+def evict(queue: "EventQueue", size_bytes: int) -> bool:
+    """Drop the oldest until an event of that size has room. False: that is not what it lacks."""
+    (cap,) = queue.connection.execute("PRAGMA max_page_count").fetchone()
+    most = cap - size_bytes // PAGE_BYTES - _SLACK_PAGES  # what may be in use beside it
+    if most < 0 or _used_pages(queue) < most:
+        return False  # it never fits; or the disk is full, not the spool
+    queue.connection.execute(f"PRAGMA max_page_count = {cap + _EVICTION_PAGES}")
+    try:
+        while (ids := queue.oldest(_EVICTED_AT_ONCE)) and _used_pages(queue) >= most:
+            queue.move(ids, schema.DROPPED, "overflow", 0.0)
+    finally:
+        queue.connection.execute(f"PRAGMA max_page_count = {cap}")
+    return True
+
+
+def _used_pages(queue: "EventQueue") -> int:
+    (pages,) = queue.connection.execute("PRAGMA page_count").fetchone()
+    (free,) = queue.connection.execute("PRAGMA freelist_count").fetchone()
+    return int(pages - free)

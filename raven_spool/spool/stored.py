@@ -1,0 +1,65 @@
+"""Rows of the table as events."""
+
+import functools
+import json
+import zlib
+from dataclasses import dataclass
+
+from raven_spool.model import Destination, Event, Headers, Lane, State
+from raven_spool.spool.rows import StoredRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """One stored event as the tools see it."""
+
+    id: int
+    state: State
+    event: Event
+    destination: Destination
+    attempts: int
+    next_attempt_at: float | None
+    reason: str
+    history: tuple[tuple[float, str], ...]
+
+
+def checksum(headers: str, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(headers.encode()))
+
+
+def is_whole(row: StoredRow) -> bool:
+    """Whether it is what was written: SQLite reads a scrambled page without complaint."""
+    return checksum(row.headers, row.data) == row.crc
+
+
+def read_event(row: StoredRow, category: str) -> Event:
+    return Event(
+        event_id=row.event_id,
+        category=category,
+        endpoint=row.endpoint,
+        headers=_read_headers(row.headers),
+        body=row.data,
+        created_at=row.timestamp,
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _read_headers(text: str) -> Headers:
+    return tuple((name, value) for name, value in json.loads(text))
+
+
+def read_stored(row: StoredRow, category: str, held: Lane, destination: Destination) -> Stored:
+    """`held` is what keeps the event longest: its lane, or the lane of its destination."""
+    ready = row.status < 2
+    if not is_whole(row):
+        row = row._replace(headers="[]")  # damaged on disk: shown, but not taken at its word
+    return Stored(
+        id=row.id,
+        state=State.READY if ready else State.DEAD,
+        event=read_event(row, category),
+        destination=destination,
+        attempts=row.attempts,
+        next_attempt_at=max(row.due, held.open_at) or row.timestamp if ready else None,
+        reason=row.reason or (held.reason if ready else ""),
+        history=tuple((at, what) for at, what in json.loads(row.history)),
+    )
