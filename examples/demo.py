@@ -5,7 +5,7 @@ killed with SIGKILL, the server comes back, the spool is flushed, and the server
 compared with what the program had captured. Ends with status 1 if anything was lost or came twice.
 """
 
-# ruff: noqa: S603, T201 (it is there to print commands and to run them)
+
 import os
 import subprocess
 import sys

@@ -5,7 +5,7 @@
 It prints the id of each report and then waits for more orders, until somebody ends it.
 """
 
-# ruff: noqa: T201 (its prints are its interface)
+
 import signal
 import sys
 

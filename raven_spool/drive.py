@@ -1,11 +1,14 @@
 """The loop of one worker: ask the drain, do what it says, tell it what came of it."""
 
+import logging
 import time
 from collections.abc import Callable
 
 from raven_spool.drain import Drain
-from raven_spool.model import Send, Stop, Wait
+from raven_spool.model import Failure, Fault, Outcome, Request, Send, Stop, Wait
 from raven_spool.senders import Sender
+
+log = logging.getLogger("raven.spool")
 
 
 def drive(
@@ -29,9 +32,22 @@ def drive(
             case Send(claimed, request):
                 if drain.has_more:
                     call_for_help()
-                outcome = sender_for(claimed.destination.sender).send(request)
+                outcome = _send(sender_for, claimed.destination.sender, request)
                 drain.answered(claimed, outcome, time.time(), time.monotonic())
             case Wait():
                 wait(decision)
             case Stop(reason):
                 return reason
+
+
+def _send(sender_for: Callable[[str], Sender], name: str, request: Request) -> Outcome:
+    """A sender that raises has a fault of its own; its event must not stay in flight for good."""
+    try:
+        return sender_for(name).send(request)
+    except Exception as error:
+        log.exception("the sender %s failed", name)
+        return Failure(
+            fault=Fault.GARBAGE,
+            message=f"the sender {name} raised {type(error).__name__}",
+            maybe_delivered=True,
+        )

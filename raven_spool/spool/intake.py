@@ -11,6 +11,7 @@ import functools
 import json
 import time
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,15 @@ _LOOKS = 10
 
 
 class Ticket:
-    __slots__ = ("destination", "done", "error", "event", "fate", "left", "tried_after", "wake")
+    __slots__ = (
+        "crc", "destination", "done", "error", "event", "fate", "headers", "left", "tried_after",
+        "wake",
+    )  # fmt: skip
 
     def __init__(self, event: Event, destination: Destination) -> None:
         self.event = event
+        self.headers = _headers_text(event.headers)
+        self.crc = checksum(self.headers, event.body)
         self.destination = destination
         self.done = False
         self.left = False  # nobody waits for it any more
@@ -78,8 +84,9 @@ class Ticket:
 
 
 class Intake:
-    def __init__(self, store: Store, book: LaneBook) -> None:
+    def __init__(self, store: Store, book: LaneBook, on_commit: Callable[[], None]) -> None:
         self._store = store
+        self._on_commit = on_commit  # once a commit, not once an event
         self._book = book
         self._last: tuple[EventQueue | None, int] = (None, 0)
         self._start_life()
@@ -163,28 +170,31 @@ class Intake:
         return True
 
     def _commit_batch(self, waiting: deque[Ticket], timeout_seconds: float) -> None:
-        batch = _take(waiting)
-        insert = functools.partial(self._insert, batch=batch, waiting=waiting)
         try:
-            self._store.write(insert, timeout_seconds)
+            batch = self._store.write(
+                functools.partial(self._insert, waiting=waiting), timeout_seconds
+            )
         except (SpoolBusy, SpoolUncertain, Reentered):
             raise
         except SpoolError as error:
-            self._refuse(waiting, batch, error)
+            self._refuse(waiting, error)
             raise
         for ticket in batch:
             waiting.popleft()
             ticket.nudge()
+        self._on_commit()
 
-    def _refuse(self, waiting: deque[Ticket], batch: list[Ticket], error: SpoolError) -> None:
+    def _refuse(self, waiting: deque[Ticket], error: SpoolError) -> None:
         """Those whose threads wait hear of it; the others stay, for the keeper to place."""
+        batch = _take(waiting)
         for _ in batch:
             waiting.popleft()
         waiting.extendleft(reversed([ticket for ticket in batch if not ticket.refuse(error)]))
 
-    def _insert(self, queue: "EventQueue", batch: list[Ticket], waiting: deque[Ticket]) -> None:
+    def _insert(self, queue: "EventQueue", waiting: deque[Ticket]) -> list[Ticket]:
         if waiting is not self._waiting:
-            return  # forked by a signal handler a moment ago: these are the parent's
+            return []  # forked by a signal handler a moment ago: these are the parent's
+        batch = _take(waiting)  # behind the gate: others have come while we waited for it
         if queue is not self._last[0]:
             self._last = (queue, queue.last_id())
         fresh = self._not_there_yet(queue, batch)
@@ -195,6 +205,7 @@ class Intake:
             self._last = (queue, queue.insert(rows))
         for ticket in batch:
             ticket.done = True
+        return batch
 
     def _not_there_yet(self, queue: "EventQueue", batch: list[Ticket]) -> list[Ticket]:
         """A commit that raised, or whose thread was thrown out, may have happened: look first."""
@@ -212,15 +223,14 @@ class Intake:
 
     def _row(self, queue: "EventQueue", ticket: Ticket) -> Row:
         event = ticket.event
-        headers = _headers_text(event.headers)
         return Row(
             lane=self._book.lane_id(queue, ticket.destination, event.category),
             timestamp=event.created_at,
             event_id=event.event_id,
             endpoint=event.endpoint,
             size=len(event.body),
-            crc=checksum(headers, event.body),
-            headers=headers,
+            crc=ticket.crc,
+            headers=ticket.headers,
             data=event.body,
         )
 

@@ -49,10 +49,12 @@ class Keeper:
 
     def _run(self) -> None:
         idle = 0
-        while idle < _IDLE_BEATS:
-            native.sleep(_BEAT_SECONDS)
-            idle = 0 if self.beat() else idle + 1
-        self._alive = False
+        try:
+            while idle < _IDLE_BEATS:
+                native.sleep(_BEAT_SECONDS)
+                idle = 0 if self.beat() else idle + 1
+        finally:
+            self._alive = False
         if self._unsynced or self._intake.waiting:
             self._start()  # it came while we were leaving
 

@@ -124,7 +124,8 @@ class DiskPlace:
         # The database must be looked at by path only: opening and closing it by hand would drop
         # this process's POSIX locks on it.
         try:
-            return os.stat(self._current).st_ino, os.stat(self._database).st_ino
+            current = os.stat(self._current)
+            return current.st_ino, current.st_mtime_ns, os.stat(self._database).st_ino
         except OSError:
             return ()
 

@@ -52,7 +52,7 @@ class Spool:
         self._mends = mends
         self._store = Store(path, fsync=fsync, max_bytes=max_bytes)
         self._book = LaneBook()
-        self._intake = Intake(self._store, self._book)
+        self._intake = Intake(self._store, self._book, self._committed)
         self.keeper = Keeper(
             self._store, self._intake, syncs=fsync == "everysec" and path != MEMORY
         )
@@ -100,10 +100,12 @@ class Spool:
         finally:
             if not committed:  # also where an exception came in by a signal
                 self.keeper.waits()
-        if committed:
-            self.keeper.committed()
-            self._bell.ring(self._store.generation)
+                self.ring_bell()
         return committed
+
+    def _committed(self) -> None:
+        self.keeper.committed()
+        self.ring_bell()
 
     def _make_room(self, size_bytes: int, timeout_seconds: float) -> bool:
         """Where the spool has reached its own limit: drop the oldest, dead letters first."""
