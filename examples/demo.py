@@ -5,7 +5,6 @@ killed with SIGKILL, the server comes back, the spool is flushed, and the server
 compared with what the program had captured. Ends with status 1 if anything was lost or came twice.
 """
 
-
 import os
 import subprocess
 import sys

@@ -5,7 +5,6 @@
 It prints the id of each report and then waits for more orders, until somebody ends it.
 """
 
-
 import signal
 import sys
 

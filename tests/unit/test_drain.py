@@ -386,6 +386,35 @@ def test_drive_waits_out_an_outage_on_a_turned_clock(begin):
     assert process.spool.stats()["delivered"] == 2
 
 
+def test_sender_that_raises_costs_its_event_an_attempt_and_nobody_else_anything(begin, caplog):
+    process = begin()
+    process.put(1, 2)
+
+    class Sender:
+        def send(self, request):
+            if event(1).body == request.body:
+                raise LookupError("unknown encoding: idna")
+            return OK
+
+    process.drain.finish(time.monotonic())
+    reason = drive(
+        process.drain,
+        lambda name: Sender(),
+        wait=lambda decision: None,
+        call_for_help=lambda: None,
+    )
+
+    assert reason == "held"
+    poison = process.spool.get(1)
+    assert (poison.attempts, poison.reason) == (
+        1,
+        "no answer: the sender urllib raised LookupError",
+    )
+    process.turn(BACKOFF_SECONDS)
+    assert number_of(process.send().claimed.event) == 2
+    assert "idna" in caplog.text
+
+
 # -- expiry -----------------------------------------------------------------------------------
 
 
