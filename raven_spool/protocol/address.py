@@ -54,11 +54,15 @@ def parse_dsn(dsn: str) -> ParsedDsn:
     base_url = _base_url("DSN", parts, path)
     key, secret = parts.username or "", parts.password or None
     if not key:
-        raise ConfigurationError("DSN: the public key is missing (https://KEY@HOST/PROJECT)")
+        raise ConfigurationError(
+            "DSN: the public key is missing: it stands before the host, with an @ between"
+        )
     if "," in key + (secret or "") or _UNSENDABLE.search(key + (secret or "")):
         raise ConfigurationError("DSN: the key has characters that no header can carry")
     if not project:
-        raise ConfigurationError("DSN: the project is missing (https://KEY@HOST/PROJECT)")
+        raise ConfigurationError(
+            "DSN: the project is missing: it stands behind the host, after the last /"
+        )
     return ParsedDsn(
         base_url=base_url,
         project=project,
