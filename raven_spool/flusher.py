@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 from raven_spool import backends
@@ -265,13 +266,12 @@ def make_drain(spool: Spool, options: Options, *, workers: int | None = None) ->
 
 
 def make_policy(options: Options) -> Policy:
-    strategies = {"wait": options.wait, "stop": options.stop}
-    return Policy(
-        on_server_error=options.on_server_error,  # type: ignore[arg-type]
-        on_rate_limit=options.on_rate_limit,  # type: ignore[arg-type]
+    policy = Policy(
+        on_server_error=options.on_server_error,
+        on_rate_limit=options.on_rate_limit,
         max_age_seconds=options.max_age,
-        **{name: value for name, value in strategies.items() if value is not None},  # type: ignore[arg-type]
     )
+    return replace(policy, wait=options.wait or policy.wait, stop=options.stop or policy.stop)
 
 
 # -- one for each path and process ----------------------------------------------------------------

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Literal
 from urllib.parse import urlsplit
 
 import tenacity
@@ -64,8 +63,8 @@ class Policy:
     discard; "discard" gives the letter of it.
     """
 
-    on_server_error: Literal["retry", "discard"] = "retry"
-    on_rate_limit: Literal["hold", "discard"] = "hold"
+    on_server_error: str = "retry"  # or "discard"
+    on_rate_limit: str = "hold"  # or "discard"
     wait: Strategy = field(default=_DEFAULT_WAIT)
     stop: StopStrategy = field(default=tenacity.stop_never)
     max_age_seconds: float = 30 * _DAY_SECONDS
