@@ -73,8 +73,8 @@ class Flusher:
             return
         if not committed:
             self._warn(
-                f"the spool {self.spool.path} could not be written within "
-                f"{self.options.send_timeout:g} s"
+                f"the spool {self.spool.path} could not be had at once (send_timeout "
+                f"{self.options.send_timeout:g} s)"
             )
         elif self._refuges:
             self._start_homecoming()

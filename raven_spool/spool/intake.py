@@ -131,7 +131,9 @@ class Intake:
             raise SpoolBusy(f"{len(waiting)} events wait in memory for the spool already")
 
     def _see_through(self, ticket: Ticket, waiting: deque[Ticket], deadline: float) -> None:
-        while not (ticket.done or ticket.error):
+        # Another line than ours: a signal handler forked, and this is the child. What stands in
+        # the line is the parent's.
+        while waiting is self._waiting and not (ticket.done or ticket.error):
             remaining = deadline - time.monotonic()
             led = self._commit_if_free(waiting, remaining)
             if led is not None:
@@ -159,7 +161,7 @@ class Intake:
     def _commit_waiting(self, waiting: deque[Ticket], timeout_seconds: float) -> bool:
         """One batch, and more while nobody waits for the first of the rest."""
         deadline = time.monotonic() + timeout_seconds
-        while waiting:
+        while waiting and waiting is self._waiting:
             try:
                 self._commit_batch(waiting, max(0.0, deadline - time.monotonic()))
             except SpoolError:
