@@ -57,7 +57,10 @@ def _after_in_child() -> None:
 
 def notice() -> None:
     """To be called before an inherited lock is waited for: it costs a getpid."""
-    if os.getpid() != _pid:
+    known = _pid
+    # A signal handler may fork between any two of these words; then the hooks have been called,
+    # and `_pid` is no longer what it was.
+    if os.getpid() != known and known == _pid:
         _begin_life(list(_members))
 
 

@@ -139,7 +139,10 @@ def database(path: Path) -> Path:
 
 
 def remove_directory(path: Path) -> None:
-    shutil.rmtree(path)
+    # Out of the way first: the process under test may still write into it.
+    gone = path.with_name("gone")
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def remove_current(path: Path) -> None:
@@ -257,7 +260,7 @@ def test_processes_share_one_gate_also_after_the_directory_was_remade(tmp_path: 
         Child(send_before_and_after, *arguments) as other,
     ):
         returned.wait_for(2)
-        shutil.rmtree(path)
+        remove_directory(path)
         go.touch()
         returned.wait_for(4)
         with (path / "write.lock").open("r+b") as file:
