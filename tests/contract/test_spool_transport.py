@@ -84,9 +84,10 @@ def test_transports_of_one_path_share_spool_and_flusher(ingest, spool_path):
         descriptors.append(len(os.listdir("/proc/self/fd")))
     assert client.remote.get_transport().flush(10)
     assert len(ingest.event_ids()) == 200
-    # Up to four workers, and a thread and two descriptors of the ingest for each.
-    assert max(threads) - min(threads) <= 10
-    assert max(descriptors) - min(descriptors) <= 30
+    # Workers come and go, and with each a connection, a thread and descriptors of the ingest. One
+    # leaked per client would be 200.
+    assert max(threads) - min(threads) <= 40
+    assert max(descriptors) - min(descriptors) <= 60
     assert len(flusher._flushers) == 1
 
 
