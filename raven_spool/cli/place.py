@@ -70,10 +70,6 @@ def using(options: Options, *, creates: bool = False) -> Iterator[Spool]:
             spool.finish()
 
 
-def is_there(path: str) -> bool:
-    return os.path.lexists(os.path.join(path, "current"))
-
-
 def _absent(path: str) -> Refusal:
     return Refusal(
         Exit.NO_SPOOL,
@@ -128,5 +124,5 @@ def _check(path: str, found: os.stat_result, creates: bool) -> None:
             f"no permission to read and write the spool directory {path}: "
             f"run as its owner, user {found.st_uid}",
         )
-    if not creates and not is_there(path):
+    if not creates and not Spool.exists(path):
         raise _absent(path)

@@ -9,7 +9,7 @@ from raven_spool import backends
 from raven_spool.cli.exits import Exit, Refusal
 from raven_spool.cli.flush import Heard, deliver, listening, say
 from raven_spool.cli.flushing import Wish
-from raven_spool.cli.place import is_there, using
+from raven_spool.cli.place import using
 from raven_spool.config import Options, read_options
 from raven_spool.errors import ConfigurationError, SpoolUnusable
 from raven_spool.model import Destination, Event, State
@@ -56,7 +56,7 @@ def _destination(parsed: ParsedDsn, options: Options) -> Destination:
 
 def _enqueue(spool: Spool, event: Event, destination: Destination) -> int:
     """Commit the event, in a new spool if there is none; returns the id before its own."""
-    existed = is_there(spool.path)
+    existed = spool.exists(spool.path)
     try:
         newest = spool.page(limit=1)
         committed = spool.enqueue(event, destination, timeout_seconds=_PATIENCE_SECONDS)

@@ -39,8 +39,6 @@ class Counts:
     delivered: int = 0
     dead: int = 0
     dropped: int = 0
-    failed: int = 0
-    last_failure: str = ""
 
 
 class Outcomes:
@@ -102,8 +100,7 @@ class Outcomes:
             case Discard(reason):
                 self._spool.drop([claimed.id], reason, generation=claimed.generation)
                 self.counts.dropped += 1
-            case Stay(reason):
-                self.counts.last_failure = reason
+            case Stay():
                 if claimed.deaths:
                     self._spool.note_answer(claimed)
             case Ack() | Retry():
@@ -153,8 +150,6 @@ class Outcomes:
     ) -> None:
         """Close the destination. Of requests that fail together only the first counts."""
         destination = self._board.destination(claimed)
-        self.counts.failed += 1
-        self.counts.last_failure = trouble.reason
         if destination.closed_ticks > sent_ticks:
             return
         if not is_buried:  # else its last attempt is noted there

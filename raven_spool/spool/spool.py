@@ -61,10 +61,8 @@ class Spool:
 
     @staticmethod
     def exists(path: str) -> bool:
-        """Whether there is a spool; raises PermissionError where that can't be seen."""
-        return os.path.exists(os.path.join(path, "current")) or (
-            os.path.isdir(path) and not os.access(path, os.X_OK | os.R_OK)
-        )
+        """Whether somebody has begun a spool there."""
+        return os.path.lexists(os.path.join(path, "current"))
 
     # -- enqueue ------------------------------------------------------------------------------
 
