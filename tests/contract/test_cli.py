@@ -32,17 +32,6 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
-
-
-@pytest.fixture
-def ingest() -> Iterator[Ingest]:
-    with Ingest() as server:
-        yield server
-
-
-@pytest.fixture
 def public() -> Iterator[Path]:
     """A directory that other users can enter."""
     directory = Path(tempfile.mkdtemp())

@@ -32,17 +32,6 @@ from tests.support.waiting import wait_until
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
-
-
-@pytest.fixture
-def ingest() -> Iterator[Ingest]:
-    with Ingest() as server:
-        yield server
-
-
-@pytest.fixture
 def spooled(path: Path, ingest: Ingest) -> Callable[..., list[str]]:
     """Spools events for the ingest: `spooled("one", "two")`."""
 
