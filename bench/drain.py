@@ -30,6 +30,7 @@ from _harness import (
 from _sink import Sink, read_lengths, run_sink
 
 from raven_spool import SpoolTransport
+from raven_spool.backends import THREAD
 from raven_spool.model import Destination, Event, Request
 from raven_spool.protocol import build_request
 from raven_spool.spool import Spool
@@ -284,7 +285,7 @@ def read_peak_mib(events: Sequence[Event], destination: Destination, directory: 
 def drain_and_read_peak_kib(path: str) -> str:
     """In a process of its own: an application's transport with its default four workers."""
     transport = SpoolTransport(spool_path=path, backend="thread")
-    transport.flusher.wake()
+    transport.flusher.wake(THREAD)
     transport.close(DRAIN_SECONDS)
     (line,) = (
         line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line

@@ -16,7 +16,7 @@ from raven_spool.errors import (
 )
 
 if TYPE_CHECKING:
-    from raven_spool.transport import SpoolTransport
+    from raven_spool.transport import SpoolTransport, register
 
 __version__ = "0.1.0"
 
@@ -32,13 +32,14 @@ __all__ = [
     "SpoolTransport",
     "SpoolUncertain",
     "SpoolUnusable",
+    "register",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # The drain and tenacity behind it take most of an import; `raven-spool ls` needs neither.
-    if name == "SpoolTransport":
-        from raven_spool.transport import SpoolTransport
+    if name in ("SpoolTransport", "register"):
+        from raven_spool import transport
 
-        return SpoolTransport
+        return getattr(transport, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,6 +22,7 @@ class Options:
     """What a user can set. Sizes in bytes, times in seconds."""
 
     spool_path: str | None = None
+    group: int | None = None
     backend: str = "auto"
     fsync: str = "everysec"
     concurrency: int = 4
@@ -29,7 +30,7 @@ class Options:
     verify_ssl: bool = True
     ca_certs: str | None = None
     proxy: str | None = None
-    sender: str | None = None
+    sender: Any = None
     shutdown_timeout: float = 2.0
     send_timeout: float = 0.2
     max_bytes: int = 512 << 20
@@ -95,11 +96,19 @@ def _show(name: str, value: object) -> str:
 
 
 def default_spool_path(environ: Mapping[str, str] = os.environ) -> str:
-    """systemd's state directory, else the user's."""
+    """systemd's state directory, else the user's; the machine's for a user without a home."""
+    state = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return os.path.join(state or _state_directory(), "raven-spool")
+
+
+def _state_directory() -> str:
     from platformdirs import user_state_dir
 
-    state = environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return os.path.join(state or user_state_dir(), "raven-spool")
+    try:
+        found = user_state_dir()
+    except RuntimeError:  # a user id without a name, as containers have them, and no HOME
+        found = ""
+    return found if os.path.isabs(found) else "/var/lib"
 
 
 # -- readers: what a value may be, native or as a string ------------------------------------------
@@ -116,6 +125,29 @@ def _text(value: object) -> str:
 
 def _path(value: object) -> str:
     return os.path.abspath(os.path.expanduser(_text(value)))
+
+
+def _group(value: object) -> int:
+    """A group's id, from that or from its name."""
+    number = -1
+    if isinstance(value, str):
+        number = _find_group(value.strip())
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    if not 0 <= number < 0xFFFF_FFFF:
+        raise ValueError("must be the name or the number of a group of this machine")
+    return number
+
+
+def _find_group(text: str) -> int:
+    if text.isascii() and text.isdigit():
+        return int(text[:11])
+    import grp
+
+    try:
+        return grp.getgrnam(text).gr_gid
+    except (KeyError, ValueError):
+        return -1
 
 
 def _choice(*allowed: str) -> Callable[[object], str]:
@@ -182,16 +214,26 @@ def _callable(value: object) -> object:
     return value
 
 
+def _sender(value: object) -> object:
+    if isinstance(value, str):
+        if value not in ("urllib", "requests") and not re.fullmatch(r"[\w.]+:[\w.]+", value):
+            raise ValueError("must be urllib, requests, or module:attribute")
+    elif not (isinstance(value, type) or hasattr(value, "send")):
+        raise ValueError("must be a transport: a class, or an object with `send`")
+    return value
+
+
 READERS: dict[str, Callable[[object], object]] = {
     "spool_path": _path,
-    "backend": _choice("auto", "thread", "requests", "none"),
+    "group": _group,
+    "backend": _choice("auto", "thread", "requests", "inline", "none"),
     "fsync": _choice("always", "everysec", "no"),
     "concurrency": _workers,
     "timeout": _timeout,
     "verify_ssl": _flag,
     "ca_certs": _path,
     "proxy": _text,
-    "sender": _choice("urllib", "requests"),
+    "sender": _sender,
     "shutdown_timeout": _seconds,
     "send_timeout": _seconds,
     "max_bytes": _bytes,

@@ -32,7 +32,7 @@ def drive(
             case Send(claimed, request):
                 if drain.has_more:
                     call_for_help()
-                outcome = _send(sender_for, claimed.destination.sender, request)
+                outcome = exchange(sender_for, claimed.destination.sender, request)
                 drain.answered(claimed, outcome, time.time(), time.monotonic())
             case Wait():
                 wait(decision)
@@ -40,7 +40,7 @@ def drive(
                 return reason
 
 
-def _send(sender_for: Callable[[str], Sender], name: str, request: Request) -> Outcome:
+def exchange(sender_for: Callable[[str], Sender], name: str, request: Request) -> Outcome:
     """A sender that raises has a fault of its own; its event must not stay in flight for good."""
     try:
         return sender_for(name).send(request)

@@ -33,17 +33,22 @@ _MOVED_AT_ONCE = 50
 
 
 class Flusher:
-    """A runtime driving a drain over a spool. Nothing starts before the first event."""
+    """Runtimes driving one drain over a spool. Nothing starts before the first event.
+
+    As a rule there is one runtime; transports of different backends on one spool bring their own,
+    and all drive the same drain.
+    """
 
     def __init__(self, spool: Spool, options: Options) -> None:
         self.spool = spool
         self.options = options
         self.ignored = 0  # events of our own threads: what they cause must not feed itself
-        self._backend = backends.choose(options.backend)
         self._lock: Any = native.make_rlock()
         self._drain: Drain | None = None
-        self._runtime: Runtime | None = None
-        self._ending: Runtime | None = None
+        self._runtimes: dict[str, Runtime] = {}
+        self._ending: list[Runtime] = []
+        self._is_ending = False
+        self._last_woken: str | None = None
         self._refuges: dict[str, Flusher] = {}
         self._homing: Any = native.make_lock()
         self._warned_at = 0.0
@@ -53,8 +58,13 @@ class Flusher:
 
     # -- enqueue ------------------------------------------------------------------------------
 
-    def enqueue(self, event: Event, destination: Destination) -> None:
+    def enqueue(
+        self, event: Event, destination: Destination, runtime: str | None = backends.THREAD
+    ) -> None:
         """Commit the event, or keep it in memory and send it from there while no disk takes it.
+
+        Args:
+            runtime: what delivers it, as `backends` names it; None: nobody in this process.
 
         Raises:
             SpoolError: neither spool nor memory has room.
@@ -64,29 +74,30 @@ class Flusher:
             self.ignored += 1
             return
         try:
-            committed = self.spool.enqueue(
-                event, destination, timeout_seconds=self.options.send_timeout
-            )
+            key = self.spool.enqueue(event, destination, timeout_seconds=self.options.send_timeout)
         except SpoolError as error:
             self._warn(f"{error} (spool_path={self.spool.path}: mend it or name another)")
-            self._enqueue_in_memory(event, destination)
+            self._enqueue_in_memory(event, destination, runtime)
             return
-        if not committed:
+        if not key:
             self._warn(
                 f"the spool {self.spool.path} could not be had at once (send_timeout "
                 f"{self.options.send_timeout:g} s)"
             )
         elif self._refuges:
             self._start_homecoming()
-        self.wake()
+        self.wake(runtime, key)
 
     def _is_own_thread(self) -> bool:
         return any(
-            flusher is not None and flusher._runtime is not None and flusher._runtime.is_own_thread
-            for flusher in (self, self._refuge)
+            runtime.is_own_thread
+            for flusher in (self, *self._refuges.values())
+            for runtime in list(flusher._runtimes.values())
         )
 
-    def _enqueue_in_memory(self, event: Event, destination: Destination) -> None:
+    def _enqueue_in_memory(
+        self, event: Event, destination: Destination, runtime: str | None = None
+    ) -> None:
         if self.spool.path == MEMORY:
             raise SpoolError("no room in memory")
         if self._refuge is None:
@@ -94,8 +105,8 @@ class Flusher:
             # One call that no thread and no signal can split: the first to come stays.
             self._refuges.setdefault(MEMORY, Flusher(spool, self.options))
         refuge = self._refuges[MEMORY]
-        refuge.spool.enqueue(event, destination)
-        refuge.wake()
+        # Nobody else can drain what is in memory, so there even backend "none" gets a thread.
+        refuge.wake(runtime or backends.THREAD, refuge.spool.enqueue(event, destination))
 
     def _start_homecoming(self) -> None:
         """The spool takes events again: commit those that are in memory, in a thread."""
@@ -111,7 +122,7 @@ class Flusher:
             if refuge is not None:
                 refuge._stop_draining(time.monotonic())
                 self._bring_home(refuge)
-                refuge.wake()
+                refuge.wake(refuge._last_woken)
         except SpoolError:
             pass  # the next event tries again
         finally:
@@ -151,20 +162,20 @@ class Flusher:
 
     # -- running ------------------------------------------------------------------------------
 
-    def wake(self) -> None:
-        """See that a worker runs, where this backend has any."""
-        if self._runtime is None:
-            self._make_runtime()
-        if self._runtime is not None:
-            self._runtime.wake()
+    def wake(self, runtime: str | None, own: int = 0) -> None:
+        """See that a worker of this runtime runs; None: this process delivers nothing.
 
-    def _make_runtime(self) -> None:
-        # In memory nobody else could drain, so there even backend "none" gets a thread.
-        target = self._backend.runtime
-        if target is None and self.spool.path == MEMORY:
-            target = backends.BACKENDS["thread"].runtime
-        if target is None:
+        `own` is the id of what was committed just now, 0 if nothing was.
+        """
+        if runtime is None or self._is_ending:
             return
+        if runtime not in self._runtimes:
+            self._make_runtime(runtime)
+        if runtime in self._runtimes:
+            self._last_woken = runtime
+            self._runtimes[runtime].wake(own)
+
+    def _make_runtime(self, target: str) -> None:
         # Not waited for: a signal handler may come in while its own thread is here, and two
         # drains in one process would send everything twice.
         if self._lock._is_owned():
@@ -172,10 +183,10 @@ class Flusher:
         try:
             if not self._lock.acquire(blocking=False):
                 return
-            if self._runtime is None and not self._has_old_workers():
-                drain = make_drain(self.spool, self.options)
+            if target not in self._runtimes and not self._has_old_workers():
+                drain = self._drain or make_drain(self.spool, self.options)
                 self._drain = drain
-                self._runtime = backends.load(target)(drain, backends.make_sender)
+                self._runtimes[target] = backends.load(target)(drain, backends.make_sender)
         finally:
             with contextlib.suppress(RuntimeError):  # another thread has it
                 self._lock.release()
@@ -183,9 +194,10 @@ class Flusher:
     def _has_old_workers(self) -> bool:
         """A worker still in a request that `close` did not wait for: what it sends must not be
         claimed by another drain of this process. The next event looks again."""
-        return self._ending is not None and not self._ending.join(0.0)
+        self._ending = [runtime for runtime in self._ending if not runtime.join(0.0)]
+        return bool(self._ending)
 
-    def flush(self, timeout_seconds: float) -> bool:
+    def flush(self, timeout_seconds: float, backend: backends.Backend) -> bool:
         """Wait until everything in the spool is delivered or dead; back-off is ignored.
 
         Returns whether nothing is left.
@@ -193,7 +205,15 @@ class Flusher:
         deadline = time.monotonic() + timeout_seconds
         with contextlib.suppress(SpoolError):
             self.spool.forget_backoff()
-        self.wake()
+        runtime = backend.flushing_runtime
+        was_running = runtime in self._runtimes
+        self.wake(runtime)
+        is_empty = self._wait_until_empty(deadline)
+        if not was_running and runtime != backend.runtime:
+            self._stop_draining(deadline)  # these threads were for this flush alone
+        return is_empty
+
+    def _wait_until_empty(self, deadline: float) -> bool:
         while not self._is_empty():
             if time.monotonic() >= deadline:
                 return False
@@ -220,15 +240,20 @@ class Flusher:
         self._finish_spool()
 
     def _stop_draining(self, deadline: float) -> None:
-        drain, runtime = self._drain, self._runtime
-        if drain is None or runtime is None:
+        drain, runtimes = self._drain, list(self._runtimes.values())
+        if drain is None:
             return
         drain.finish(deadline)
-        runtime.join(deadline - time.monotonic())
+        _join(runtimes, deadline)
         drain.stop()
-        runtime.join(_LAST_JOIN_SECONDS)
-        drain.end()
-        self._drain, self._runtime, self._ending = None, None, runtime
+        _join(runtimes, time.monotonic() + _LAST_JOIN_SECONDS)
+        try:
+            self._is_ending = True  # a signal handler's send must not wait for the drain's lock
+            drain.end()
+        finally:
+            self._drain, self._runtimes = None, {}
+            self._ending += runtimes
+            self._is_ending = False
 
     def _finish_spool(self) -> None:
         try:
@@ -250,8 +275,14 @@ class Flusher:
     def after_fork_in_child(self) -> None:
         self._lock = native.make_rlock()
         self._homing = native.make_lock()
-        self._drain = self._runtime = self._ending = None
+        self._drain = None
+        self._runtimes, self._ending, self._is_ending = {}, [], False
         self._refuges = {}
+
+
+def _join(runtimes: list[Runtime], deadline: float) -> None:
+    for runtime in runtimes:
+        runtime.join(deadline - time.monotonic())
 
 
 def make_drain(spool: Spool, options: Options, *, workers: int | None = None) -> Drain:

@@ -4,13 +4,15 @@ import contextlib
 import errno
 import importlib
 import os
+import pwd
 import stat
 from collections.abc import Iterator
 
 from raven_spool.cli.exits import Exit, Refusal, explain
 from raven_spool.config import Options, default_spool_path
-from raven_spool.errors import SpoolCorrupt, SpoolError
+from raven_spool.errors import SpoolCorrupt, SpoolError, SpoolUnusable
 from raven_spool.spool import Spool
+from raven_spool.spool.files import check_directory
 
 # What the commands load when they need it. Another user may not be able to read it: an
 # interpreter of pyenv's in /root, a virtual environment in a home.
@@ -39,15 +41,16 @@ def open_spool(options: Options, *, creates: bool = False) -> Spool:
     """
     path = options.spool_path or default_spool_path()
     found = _look(path, creates)
+    _become_owner(path, found or _look_above(path))
     if found is not None:
-        _become_owner(path, found)
-        _check(path, found, creates)
+        _check(path, options.group, found, creates)
     return Spool(
         path,
         fsync=options.fsync,
         max_bytes=options.max_bytes,
         overflow=options.overflow,
         mends=creates,
+        group=options.group,
     )
 
 
@@ -92,6 +95,14 @@ def _look(path: str, creates: bool) -> os.stat_result | None:
         raise Refusal(code, f"cannot use the spool {path}: {error.strerror}") from error
 
 
+def _look_above(path: str) -> os.stat_result:
+    """The directory there is in which `path` will be made."""
+    while True:
+        path = os.path.dirname(path)
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(path)
+
+
 def _become_owner(path: str, found: os.stat_result) -> None:
     """As root we would leave files behind that the spool's own programs can't open."""
     if os.geteuid() != 0 or found.st_uid == 0 or not stat.S_ISDIR(found.st_mode):
@@ -99,7 +110,7 @@ def _become_owner(path: str, found: os.stat_result) -> None:
     for name in _LOADED_LATER:
         importlib.import_module(name)
     try:
-        os.setgroups([])
+        _take_groups(found)
         os.setgid(found.st_gid)
         os.setuid(found.st_uid)
     except OSError as error:
@@ -109,20 +120,21 @@ def _become_owner(path: str, found: os.stat_result) -> None:
         ) from error
 
 
-def _check(path: str, found: os.stat_result, creates: bool) -> None:
+def _take_groups(found: os.stat_result) -> None:
+    """The owner's own: a directory on the way may be open to one of them only."""
+    try:
+        os.initgroups(pwd.getpwuid(found.st_uid).pw_name, found.st_gid)
+    except KeyError:  # a user of another machine, or of a container
+        os.setgroups([])
+
+
+def _check(path: str, group: int | None, found: os.stat_result, creates: bool) -> None:
     if not stat.S_ISDIR(found.st_mode):
         code = Exit.CANNOT_CREATE if creates else Exit.NO_SPOOL
         raise Refusal(code, f"the spool path {path} is not a directory: name another with --spool")
-    if found.st_uid not in (os.geteuid(), 0):
-        raise Refusal(
-            Exit.NOT_PERMITTED,
-            f"the spool {path} belongs to user {found.st_uid}: run as that user, or as root",
-        )
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise Refusal(
-            Exit.NOT_PERMITTED,
-            f"no permission to read and write the spool directory {path}: "
-            f"run as its owner, user {found.st_uid}",
-        )
+    try:
+        check_directory(path, group)
+    except SpoolUnusable as error:
+        raise Refusal(Exit.NOT_PERMITTED, str(error)) from error
     if not creates and not Spool.exists(path):
         raise _absent(path)

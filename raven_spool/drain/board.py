@@ -45,6 +45,9 @@ class Board:
                         known.window = 1  # another process may have found that
                     known.lane = lane
 
+    def lane(self, lane_id: int | None) -> Lane | None:
+        return None if lane_id is None else self._lanes.get(lane_id)
+
     def open_lanes(self, now: float, ticks: float) -> list[Lane]:
         """Lanes with ready events that nothing holds."""
         return [
@@ -77,6 +80,11 @@ class Board:
 
     def add(self, claimed: Claimed) -> None:
         self._claimed.setdefault(claimed.lane, deque()).append(claimed)
+
+    def put_first(self, claimed: Claimed) -> None:
+        """It is picked before all others."""
+        behind = [one for one in self._claimed.pop(claimed.lane, ()) if one.id != claimed.id]
+        self._claimed = {claimed.lane: deque([claimed, *behind]), **self._claimed}
 
     def forget_claims(self) -> None:
         """They stay ready in the spool."""

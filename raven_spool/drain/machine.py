@@ -11,6 +11,7 @@ State of the process, and what moves it:
     leading    claims, sends, acks                     5 s of nothing  -> parked
                                                        epoch moved     -> following
     finishing  as leading, until empty or held         -> stopped
+    visited    leads while a send delivers its own     nobody left     -> parked
 
 State of a destination (stored in its lane with category "", shared by all drainers):
 
@@ -111,6 +112,34 @@ class Drain:
         self._news.tell()
         return decision
 
+    def visit(self, hand: list[Send], now: float, ticks: float, *, own: int = 0) -> None:
+        """What a worker that never waits sends next is put into `hand`; nothing: it may go.
+
+        Args:
+            hand: filled before the event counts as in flight, so that a signal that throws the
+                worker out anywhere leaves no event that nobody answers for.
+            own: the id of the event that comes before all others. Where its destination is held
+                nothing is sent.
+        """
+        with self._lock:
+            try:
+                self._decide_visit(hand, now, ticks, own)
+            except (SpoolError, OSError) as error:
+                self._in_trouble(error)
+        self._news.tell()
+
+    def leave(self) -> None:
+        """A worker that never waits goes, and the lead with it if nobody else is at work."""
+        with self._lock:
+            try:
+                self._outcomes.settle()
+            except (SpoolError, OSError) as error:
+                self._in_trouble(error)
+            if not self._waiters and not self._board.in_flight:
+                self._board.forget_claims()
+                self.spool.leadership.let_go()
+        self._news.tell()
+
     def answered(self, claimed: Claimed, outcome: Outcome, now: float, ticks: float) -> None:
         """Take what came of a Send.
 
@@ -118,6 +147,8 @@ class Drain:
             Before its commit the event is ready and will be sent again.
         """
         with self._lock:
+            if claimed.id not in self._board.in_flight:
+                return  # its worker was thrown out before it was
             sent_ticks = self._board.end(claimed)
             try:
                 self._outcomes.take(claimed, outcome, sent_ticks, now, ticks)
@@ -175,6 +206,18 @@ class Drain:
         self._outcomes.settle()
         return self._rest(now, ticks)
 
+    def _decide_visit(self, hand: list[Send], now: float, ticks: float, own: int) -> None:
+        if self._stopping or not self._lead():
+            return
+        if self._outcomes.must_settle(ticks):
+            self._outcomes.settle()
+        if own:
+            self._claim_own(own, now, ticks)
+        if self._board.has_claims or (not own and self._refill(now, ticks)):
+            claimed = self._pick()
+            if claimed is not None:
+                self._send(claimed, now, ticks, hand)
+
     def _lead(self) -> bool:
         leadership = self.spool.leadership
         if not leadership.is_held:
@@ -218,7 +261,9 @@ class Drain:
             return None
         return self._board.pick()
 
-    def _send(self, claimed: Claimed, now: float, ticks: float) -> Decision:
+    def _send(
+        self, claimed: Claimed, now: float, ticks: float, hand: list[Send] | None = None
+    ) -> Send:
         request = build_request(claimed.event, claimed.destination, now)
         if self._careful:
             self._careful -= 1
@@ -226,10 +271,13 @@ class Drain:
             claimed = replace(claimed, deaths=claimed.deaths + 1)
         if self.limit is not None:
             self.limit -= 1
+        decision = Send(claimed, request)
+        if hand is not None:
+            hand.append(decision)
         self._board.begin(claimed, ticks)
         self._idle_ticks = None
         self.spool.leadership.tick(request.timeout_seconds)
-        return Send(claimed, request)
+        return decision
 
     def _refill(self, now: float, ticks: float) -> bool:
         """Claim from the open lanes. Returns whether anything was claimed."""
@@ -249,15 +297,26 @@ class Drain:
             self._claim(lane, max(1, room // len(open_lanes)), now)
         return self._board.has_claims
 
-    def _claim(self, lane: Lane, limit: int, now: float) -> None:
-        for claimed in self.spool.claim(lane, limit=limit, now=now, skip=self._at_work()):
+    def _claim_own(self, own: int, now: float, ticks: float) -> None:
+        """Put it first, or drop all claims: where it may not be sent now, nothing is."""
+        self._refill(now, ticks)
+        lane = self._board.lane(self.spool.lane_of(own))
+        if lane is None or self._board.opens_in(lane, now, ticks) > 0 or own in self._at_work():
+            self._board.forget_claims()
+        elif self.spool.leadership.is_held:
+            self._claim(lane, 1, now, only=own)
+
+    def _claim(self, lane: Lane, limit: int, now: float, *, only: int | None = None) -> None:
+        skip = self._at_work()
+        put = self._board.add if only is None else self._board.put_first
+        for claimed in self.spool.claim(lane, limit=limit, now=now, skip=skip, only=only):
             if claimed.deaths >= _DEATHS:
                 reason = f"ended the flusher that sent it, {claimed.deaths} times"
                 self._outcomes.bury(claimed, reason, now)
             elif expires_at(self.policy, claimed.event) <= now:
                 self._outcomes.bury(claimed, _EXPIRED, now)
             elif self._can_send(claimed.destination.sender):
-                self._board.add(claimed)
+                put(claimed)
 
     def _at_work(self) -> set[int]:
         """Events that are ready on the disk and yet in our hands."""

@@ -4,8 +4,11 @@ from typing import Protocol
 
 
 class Runtime(Protocol):
-    def wake(self) -> None:
-        """There is something to send: see that a worker runs. Cheap; called at every send."""
+    def wake(self, own: int = 0) -> None:
+        """There is something to send: see that a worker runs. Cheap; called at every send.
+
+        `own` is the id of what was committed just now, 0 if nothing was.
+        """
 
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the workers to stop, as the drain was told to. Returns whether all did."""

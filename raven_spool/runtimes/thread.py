@@ -38,7 +38,7 @@ class ThreadRuntime:
         self._ended = native.make_lock()  # free: some worker ended
         self._ended.acquire()
 
-    def wake(self) -> None:
+    def wake(self, own: int = 0) -> None:
         if not self._workers and time.monotonic() >= self._starting_until:
             self._start()
 

@@ -1,6 +1,6 @@
 """The durable queue: SQLite on persist-queue. The only room that touches the disk."""
 
 from raven_spool.spool.spool import Spool
-from raven_spool.spool.stored import Stored
+from raven_spool.spool.stored import Key, Stored
 
-__all__ = ["Spool", "Stored"]
+__all__ = ["Key", "Spool", "Stored"]

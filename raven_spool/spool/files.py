@@ -1,66 +1,181 @@
-"""Files and directories of a spool: private from their first instant, never through a link."""
+"""Files and directories of a spool: private from their first instant, never through a link.
 
+A directory of mode 2770 is shared by its group; any other is for its owner alone. What is made in
+one takes after it: its group, its openness, and where root is at work its owner. So whoever makes
+a file need not know who else is there, and a program that wasn't told of the group locks nobody
+out. Files get their name last: no other user's program ever meets one half made.
+"""
+
+import contextlib
+import grp
 import os
 import secrets
+import shlex
 import stat
+from collections.abc import Iterator
 
 from raven_spool.errors import SpoolUnusable
 
 _PRIVATE_FILE = 0o600
 _PRIVATE_DIRECTORY = 0o700
+_SHARED_FILE = 0o660
+# Set-group-id, because SQLite makes the WAL in the directory's group only where it inherits it.
+_SHARED_DIRECTORY = 0o2770
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-def make_directory(path: str) -> None:
-    """The spool's directory, 0700 under any umask; one that exists must be ours.
+# -- the spool's directory ------------------------------------------------------------------------
+
+
+def make_directory(path: str, group: int | None = None) -> None:
+    """The spool's directory under any umask: 0700, or 2770 of `group`. One that exists must be
+    ours, or shared with that group.
 
     Raises:
-        SpoolUnusable: it can't be made, is no directory, or belongs to somebody else.
+        SpoolUnusable: it can't be made, is no directory, belongs to somebody else, or is not
+            shared with the group; the text says what to do.
     """
+    if group is not None:
+        _check_membership(path, group)
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         os.mkdir(path, _PRIVATE_DIRECTORY)
         os.chmod(path, _PRIVATE_DIRECTORY)
     except FileExistsError:
-        _check_directory(path)
+        check_directory(path, group)
     except OSError as error:
         raise SpoolUnusable(f"cannot make the spool directory {path}: {error.strerror}") from error
+    if group is not None:
+        _share(path, group)
 
 
-def _check_directory(path: str) -> None:
+def _share(path: str, group: int) -> None:
+    # Opened first: what is looked at is what is changed.
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not _is_shared(os.fstat(descriptor)):
+            os.fchown(descriptor, -1, group)
+            os.fchmod(descriptor, _SHARED_DIRECTORY)
+    finally:
+        os.close(descriptor)
+
+
+def check_directory(path: str, group: int | None) -> None:
+    """Whether this process may use what is at `path` as its spool directory.
+
+    Raises:
+        SpoolUnusable: it may not, or that is no directory; the text says what to do.
+    """
     found = os.stat(path)
     if not stat.S_ISDIR(found.st_mode):
         raise SpoolUnusable(f"the spool path {path} is not a directory")
-    if found.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0:
-        raise SpoolUnusable(f"the spool directory {path} belongs to another user")
+    if group is not None:
+        _check_membership(path, group)
+        _check_sharing(path, found, group)
+    elif found.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0:
+        raise SpoolUnusable(_whose(path, found))
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise SpoolUnusable(f"no permission to read and write the spool directory {path}")
+        raise SpoolUnusable(
+            f"no permission to read and write the spool directory {path}: "
+            f"run as its owner, user {found.st_uid}"
+        )
+
+
+def _check_membership(path: str, group: int) -> None:
+    if os.geteuid() == 0 or group in (os.getegid(), *os.getgroups()):
+        return
+    raise SpoolUnusable(
+        f"cannot share the spool {path} with group {_name(group)}: user {os.geteuid()} is not in "
+        "it (if it was put there lately, log in anew or restart the service)"
+    )
+
+
+def _whose(path: str, found: os.stat_result) -> str:
+    text = f"the spool directory {path} belongs to user {found.st_uid}"
+    if _is_shared(found):
+        name = _name(found.st_gid)
+        return f"{text}, who shares it with group {name}: set group={name} (RAVEN_SPOOL_GROUP)"
+    return f"{text}: run as that user, or as root"
+
+
+def _check_sharing(path: str, found: os.stat_result, group: int) -> None:
+    if _is_shared(found) and found.st_gid == group:
+        return
+    if found.st_uid == os.geteuid() and not _is_shared(found) and not os.listdir(path):
+        return  # we can share it: no file in it needs to be opened to others
+    name, quoted = _name(group), shlex.quote(path)
+    raise SpoolUnusable(
+        f"the spool {path} is not shared with group {name}: it is user {found.st_uid}'s, "
+        f"group {_name(found.st_gid)}, mode {stat.S_IMODE(found.st_mode):04o}. To share it and "
+        f"what is in it, as its owner: chgrp -R {name} {quoted}; chmod -R g=u,o= {quoted}; "
+        f"find {quoted} -type d -exec chmod g+s {{}} +"
+    )
+
+
+def _is_shared(found: os.stat_result) -> bool:
+    return stat.S_IMODE(found.st_mode) == _SHARED_DIRECTORY
+
+
+def _name(group: int) -> str:
+    try:
+        return grp.getgrgid(group).gr_name
+    except KeyError:
+        return str(group)
+
+
+# -- what is in it --------------------------------------------------------------------------------
 
 
 def open_private(path: str) -> int:
-    """Open for reading and writing; made 0600 if it was not there. Links are refused."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.open(path, flags, _PRIVATE_FILE)
+    """Open for reading and writing; made if it was not there. Links are refused."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(path, _OPEN)
+    with contextlib.suppress(FileExistsError):
+        create_private(path)
+    return os.open(path, _OPEN)
 
 
 def create_private(path: str) -> None:
-    """Make an empty file, 0600 before anybody writes to it; one that exists is an error."""
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, _PRIVATE_FILE))
+    """Make an empty file before anybody writes to it; one that exists is an error."""
+    with _under_another_name(path) as temporary:
+        os.close(_create(temporary))
 
 
 def open_fifo(path: str) -> int:
     """A named pipe, open for both directions, never blocking."""
+    if not os.path.lexists(path):
+        with contextlib.suppress(FileExistsError):
+            _create_fifo(path)
+    if not stat.S_ISFIFO(os.lstat(path).st_mode):
+        raise SpoolUnusable(f"{path} is not a pipe: remove it")
+    return os.open(path, _OPEN | os.O_NONBLOCK)
+
+
+def _create_fifo(path: str) -> None:
+    with _under_another_name(path) as temporary:
+        os.mkfifo(temporary, _PRIVATE_FILE)
+        descriptor = os.open(temporary, _OPEN | os.O_NONBLOCK)
+        try:
+            if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                _take_after(os.path.dirname(path), descriptor, _SHARED_FILE)
+        finally:
+            os.close(descriptor)
+
+
+def create_directory(path: str) -> None:
+    """A directory in the spool's, as open as that. Nobody knows its name before we tell."""
+    os.mkdir(path, _PRIVATE_DIRECTORY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.mkfifo(path, _PRIVATE_FILE)
-    except FileExistsError:
-        if not stat.S_ISFIFO(os.lstat(path).st_mode):
-            raise SpoolUnusable(f"{path} is not a pipe: remove it") from None
-    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        _take_after(os.path.dirname(path), descriptor, _SHARED_DIRECTORY)
+    finally:
+        os.close(descriptor)
 
 
 def replace(path: str, text: str) -> None:
     """Put `text` at `path`, whole or not at all, also through a power cut."""
     temporary = f"{path}.{secrets.token_hex(4)}"
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _PRIVATE_FILE)
+    descriptor = _create(temporary)
     try:
         os.write(descriptor, text.encode())
         os.fsync(descriptor)
@@ -76,3 +191,46 @@ def sync_directory(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _under_another_name(path: str) -> Iterator[str]:
+    """A name to make something under; it appears at `path` then, unless something is there."""
+    if not _must_fit(os.stat(os.path.dirname(path))):
+        yield path  # nobody else comes here
+        return
+    temporary = f"{path}.{secrets.token_hex(4)}"
+    try:
+        yield temporary
+        os.link(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _create(path: str) -> int:
+    descriptor = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE)
+    try:
+        _take_after(os.path.dirname(path), descriptor, _SHARED_FILE)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _must_fit(directory: os.stat_result) -> bool:
+    return _is_shared(directory) or (os.geteuid() == 0 and directory.st_uid != 0)
+
+
+def _take_after(path: str, descriptor: int, shared_mode: int) -> None:
+    """Owner (where we are root), group and mode as the directory at `path` has them."""
+    directory = os.stat(path)
+    if not _must_fit(directory):
+        return
+    owner = directory.st_uid if os.geteuid() == 0 else -1
+    try:
+        os.fchown(descriptor, owner, directory.st_gid)
+    except PermissionError:
+        return  # a container's root without the right to: ours alone, then
+    if _is_shared(directory):
+        os.fchmod(descriptor, shared_mode)  # the group first: this would open it to another

@@ -40,7 +40,7 @@ _LOOKS = 10
 
 class Ticket:
     __slots__ = (
-        "crc", "destination", "done", "error", "event", "fate", "headers", "left", "tried_after",
+        "crc", "destination", "error", "event", "fate", "headers", "left", "row", "tried_after",
         "wake",
     )  # fmt: skip
 
@@ -49,7 +49,7 @@ class Ticket:
         self.headers = _headers_text(event.headers)
         self.crc = checksum(self.headers, event.body)
         self.destination = destination
-        self.done = False
+        self.row = 0  # its id in the file, once it is committed
         self.left = False  # nobody waits for it any more
         self.error: SpoolError | None = None
         self.tried_after: int | None = None  # a commit of it began when this was the last id
@@ -58,6 +58,10 @@ class Ticket:
         # Taken once, by the thread that leaves or by the committer that tells it an error: the
         # event must be in the line or in that thread's hands, never in both or neither.
         self.fate = native.make_lock()
+
+    @property
+    def done(self) -> bool:
+        return self.row > 0
 
     def nudge(self) -> None:
         try:
@@ -100,8 +104,8 @@ class Intake:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def enqueue(self, event: Event, destination: Destination, timeout_seconds: float) -> bool:
-        """True if the event is committed, False if it waits in memory.
+    def enqueue(self, event: Event, destination: Destination, timeout_seconds: float) -> int:
+        """The event's id in the file, 0 if it waits in memory.
 
         Raises:
             SpoolError: the spool will not take it, now or soon; it does not wait.
@@ -117,7 +121,7 @@ class Intake:
             ticket.leave()
         if ticket.error is not None:
             raise ticket.error
-        return ticket.done
+        return ticket.row
 
     def _check_room(self, event: Event) -> None:
         if not self._waiting:
@@ -199,29 +203,27 @@ class Intake:
         batch = _take(waiting)  # behind the gate: others have come while we waited for it
         if queue is not self._last[0]:
             self._last = (queue, queue.last_id())
-        fresh = self._not_there_yet(queue, batch)
+        self._find_committed(queue, batch)
+        fresh = [ticket for ticket in batch if not ticket.done]
         if fresh:
             rows = [self._row(queue, ticket) for ticket in fresh]
             for ticket in fresh:
                 ticket.tried_after = self._last[1]
-            self._last = (queue, queue.insert(rows))
-        for ticket in batch:
-            ticket.done = True
+            last = queue.insert(rows)
+            self._last = (queue, last)
+            for row, ticket in enumerate(fresh, last - len(fresh) + 1):
+                ticket.row = row
         return batch
 
-    def _not_there_yet(self, queue: "EventQueue", batch: list[Ticket]) -> list[Ticket]:
+    def _find_committed(self, queue: "EventQueue", batch: list[Ticket]) -> None:
         """A commit that raised, or whose thread was thrown out, may have happened: look first."""
-        tried = [ticket for ticket in batch if ticket.tried_after is not None]
+        tried = [ticket for ticket in batch if ticket.tried_after is not None and not ticket.done]
         if not tried:
-            return batch
-        batch = [ticket for ticket in batch if not ticket.done]
+            return
         after = min(ticket.tried_after or 0 for ticket in tried)
         there = queue.find_recent([ticket.event.event_id for ticket in tried], after)
-        return [
-            ticket
-            for ticket in batch
-            if ticket.tried_after is None or ticket.event.event_id not in there
-        ]
+        for ticket in tried:
+            ticket.row = there.get(ticket.event.event_id, 0)
 
     def _row(self, queue: "EventQueue", ticket: Ticket) -> Row:
         event = ticket.event

@@ -153,6 +153,7 @@ def _acquire(path: str) -> Any:
     """The lock, or None if somebody else has it."""
     from filelock import FileLock, Timeout  # 53 ms: only those who drain pay for it
 
+    os.close(open_private(path))  # filelock would make it for ourselves alone
     lock = FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire(blocking=False)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from raven_spool.errors import SpoolCorrupt, SpoolUnusable
 from raven_spool.spool.files import (
+    create_directory,
     create_private,
     make_directory,
     open_private,
@@ -59,8 +60,9 @@ class Place(Protocol):
 
 
 class DiskPlace:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, group: int | None = None) -> None:
         self.path = path
+        self._group = group
         self._current = os.path.join(path, "current")
         self._gate: Gate | None = None
         self._database = ""
@@ -71,10 +73,12 @@ class DiskPlace:
             return False
         self.leave()
         try:
-            make_directory(self.path)
+            make_directory(self.path, self._group)
             self._gate = Gate(self.path)
         except OSError as error:
-            raise SpoolUnusable(f"cannot use the spool {self.path}: {error.strerror}") from error
+            where = error.filename or self.path
+            text = f"cannot use the spool {self.path}: {error.strerror}: {where}"
+            raise SpoolUnusable(text) from error
         return True
 
     def acquire(self, deadline: float) -> bool:
@@ -107,7 +111,7 @@ class DiskPlace:
 
     def begin(self) -> str:
         generation = f"g-{secrets.token_hex(8)}"
-        os.mkdir(self.directory(generation), 0o700)
+        create_directory(self.directory(generation))
         create_private(os.path.join(self.directory(generation), DATABASE))
         return generation
 

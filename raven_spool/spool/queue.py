@@ -14,7 +14,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from persistqueue.sqlackqueue import SQLiteAckQueue
@@ -132,14 +132,14 @@ class EventQueue(SQLiteAckQueue):
             self._inserts[len(rows)] = sql
         return sql, [value for row in rows for value in row]
 
-    def find_recent(self, event_ids: Iterable[str], after_id: int) -> set[str]:
-        """Which of these were committed behind `after_id` by a commit that raised."""
+    def find_recent(self, event_ids: Iterable[str], after_id: int) -> dict[str, int]:
+        """Which of these were committed behind `after_id` by a commit that raised, and as what."""
         rows = self.connection.execute(
-            f"SELECT event_id FROM {self._table_name} WHERE _id > ? "
+            f"SELECT event_id, _id FROM {self._table_name} WHERE _id > ? "
             "AND event_id IN (SELECT value FROM json_each(?))",
             (after_id, json.dumps(list(event_ids))),
         )
-        return {row[0] for row in rows}
+        return dict(rows.fetchall())
 
     def last_id(self) -> int:
         row = self.connection.execute(
@@ -165,6 +165,12 @@ class EventQueue(SQLiteAckQueue):
         ids = [row[0] for row in retries]
         fresh = self.connection.execute(sql.format("= ?"), (lane, 0, limit - len(ids)))
         return sorted(ids) + [row[0] for row in fresh]
+
+    def lane_of(self, key: int) -> int | None:
+        row = self.connection.execute(
+            f"SELECT lane FROM {self._table_name} WHERE _id = ? AND status < 2", (key,)
+        ).fetchone()
+        return None if row is None else int(row[0])
 
     def next_due(self, lane: int) -> float | None:
         row = self.connection.execute(
@@ -197,6 +203,16 @@ class EventQueue(SQLiteAckQueue):
             self._stored(f"{where} ORDER BY _id {order} LIMIT ?"), (*parameters, limit)
         )
         return [StoredRow._make(row) for row in rows]
+
+    def keys(
+        self, where: str, after_id: int, limit: int
+    ) -> list[tuple[int, int, int, float, str]]:
+        """Without the payload, whose pages a search would have to read."""
+        return self.connection.execute(
+            f"SELECT _id, status, lane, timestamp, event_id FROM {self._table_name} "
+            f"WHERE {where} AND _id > ? ORDER BY _id LIMIT ?",
+            (after_id, limit),
+        ).fetchall()
 
     def _stored(self, where: str) -> str:
         columns = ", ".join(("_id", *StoredRow._fields[1:]))
@@ -299,6 +315,29 @@ class EventQueue(SQLiteAckQueue):
             "unanswered = 0 WHERE status = ? AND _id IN (SELECT value FROM json_each(?))"
         )
         return sql, (schema.READY, schema.DEAD, json.dumps(ids))
+
+    def lanes_of(self, ids: Sequence[int]) -> list[int]:
+        rows = self.connection.execute(
+            f"SELECT DISTINCT lane FROM {self._table_name} "
+            "WHERE _id IN (SELECT value FROM json_each(?))",
+            (json.dumps(ids),),
+        )
+        return [row[0] for row in rows]
+
+    def reroute(self, ids: Sequence[int], lanes: Mapping[int, int]) -> None:
+        """From these lanes to those, ready as if new."""
+        self.connection.execute(schema.REROUTED.format(events=self._table_name))
+        self._reroute(ids, lanes)
+
+    @with_conditional_transaction
+    def _reroute(self, ids: Sequence[int], lanes: Mapping[int, int]) -> tuple[str, tuple[Any, ...]]:
+        sql = (
+            f"UPDATE {self._table_name} SET status = ?, due = 0, attempts = 0, deaths = 0, "
+            "unanswered = 0, "
+            "lane = (SELECT value FROM json_each(?) WHERE key = CAST(lane AS TEXT)) "
+            "WHERE _id IN (SELECT value FROM json_each(?))"
+        )
+        return sql, (schema.READY, json.dumps(lanes), json.dumps(ids))
 
     def oldest(self, limit: int) -> list[int]:
         """What goes first when there is no room: dead letters, then the oldest."""

@@ -124,6 +124,28 @@ INSERT INTO leadership VALUES (0, 0, 0);
 INSERT INTO meta VALUES ('created_at', {created_at});
 """
 
+# An event that goes elsewhere takes all its counts with it, so that each lane adds up as well.
+# Where its state changes in the same statement, `event_moved` counts that in the new lane, before
+# or after this. Apart from the rest because it is also made by the first `reroute`: spools from
+# before there was one lack it.
+REROUTED = """
+CREATE TRIGGER IF NOT EXISTS event_rerouted AFTER UPDATE OF lane ON {events}
+WHEN OLD.lane <> NEW.lane BEGIN
+    UPDATE lanes SET
+        accepted = accepted - 1,
+        ready = ready - (OLD.status < 2),
+        dead = dead - (OLD.status = 9),
+        bytes = bytes - OLD.size
+    WHERE id = OLD.lane;
+    UPDATE lanes SET
+        accepted = accepted + 1,
+        ready = ready + (OLD.status < 2),
+        dead = dead + (OLD.status = 9),
+        bytes = bytes + OLD.size
+    WHERE id = NEW.lane;
+END;
+"""
+
 
 def create(connection: sqlite3.Connection, events: str, now: float) -> None:
     """Everything beside persist-queue's own table, in one transaction.
@@ -131,7 +153,7 @@ def create(connection: sqlite3.Connection, events: str, now: float) -> None:
     Crash:
         All or nothing; the file is not `current` yet, and a new one will be made.
     """
-    script = _REST.format(events=events, created_at=float(now))
+    script = (_REST + REROUTED).format(events=events, created_at=float(now))
     connection.executescript(
         f"BEGIN IMMEDIATE;{script}PRAGMA application_id = {APPLICATION_ID};"
         f"PRAGMA user_version = {VERSION};COMMIT;"

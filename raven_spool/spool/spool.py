@@ -16,7 +16,7 @@ from raven_spool.spool.places import MEMORY
 from raven_spool.spool.room import evict
 from raven_spool.spool.rows import StoredRow
 from raven_spool.spool.store import Store
-from raven_spool.spool.stored import Stored, is_whole, read_event, read_stored
+from raven_spool.spool.stored import Key, Stored, is_whole, read_event, read_key, read_stored
 from raven_spool.spool.wake import Bell
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ log = logging.getLogger("raven.spool")
 DEFAULT_MAX_BYTES = 512 << 20
 _PATIENCE_SECONDS = 1.0  # of the drain and the tools; `send` has its own
 _CLAIM_BYTES = 1 << 20  # what a claim may bring into memory, one event at least
+_IN_STATE = {None: "1", State.READY: "status < 2", State.DEAD: "status >= 2"}
 
 
 class Spool:
@@ -45,12 +46,14 @@ class Spool:
         max_bytes: int = DEFAULT_MAX_BYTES,
         overflow: str = "drop_oldest",
         mends: bool = True,
+        group: int | None = None,
     ) -> None:
-        """`mends`: a broken file is left as it lies and a fresh one begun; else SpoolCorrupt."""
+        """`mends`: a broken file is left as it lies and a fresh one begun; else SpoolCorrupt.
+        `group`: the id of the group whose members share the directory."""
         self.path = path
         self._overflow = overflow
         self._mends = mends
-        self._store = Store(path, fsync=fsync, max_bytes=max_bytes)
+        self._store = Store(path, fsync=fsync, max_bytes=max_bytes, group=group)
         self._book = LaneBook()
         self._intake = Intake(self._store, self._book, self._committed)
         self.keeper = Keeper(
@@ -68,18 +71,18 @@ class Spool:
 
     def enqueue(
         self, event: Event, destination: Destination, *, timeout_seconds: float = 0.2
-    ) -> bool:
+    ) -> int:
         """Commit one event.
 
         Returns:
-            True: it is in the file. False: it is volatile, in memory, and will be committed as
-            soon as the spool takes it.
+            Its id in the file. 0: it is volatile, in memory, and will be committed as soon as
+            the spool takes it.
 
         Raises:
             SpoolError: the spool will not take it (unusable, full, from a newer version).
 
         Crash:
-            Before the return: it may or may not be there. After True: it is there.
+            Before the return: it may or may not be there. After an id: it is there.
         """
         for _ in range(3):
             try:
@@ -91,15 +94,15 @@ class Spool:
                     raise
         return self._enqueue(event, destination, timeout_seconds)
 
-    def _enqueue(self, event: Event, destination: Destination, timeout_seconds: float) -> bool:
-        committed = False
+    def _enqueue(self, event: Event, destination: Destination, timeout_seconds: float) -> int:
+        key = 0
         try:
-            committed = self._intake.enqueue(event, destination, timeout_seconds)
+            key = self._intake.enqueue(event, destination, timeout_seconds)
         finally:
-            if not committed:  # also where an exception came in by a signal
+            if not key:  # also where an exception came in by a signal
                 self.keeper.waits()
                 self.ring_bell()
-        return committed
+        return key
 
     def _committed(self) -> None:
         self.keeper.committed()
@@ -125,9 +128,15 @@ class Spool:
         )
 
     def claim(
-        self, lane: Lane, *, limit: int, now: float, skip: Collection[int] = ()
+        self,
+        lane: Lane,
+        *,
+        limit: int,
+        now: float,
+        skip: Collection[int] = (),
+        only: int | None = None,
     ) -> list[Claimed]:
-        """Up to `limit` due events of a lane, oldest first, without those in `skip`.
+        """Up to `limit` due events of a lane, oldest first, without those in `skip`; or `only` one.
 
         None for a process that no longer leads. Events whose bytes on disk have changed are
         buried on the way.
@@ -140,9 +149,13 @@ class Spool:
             # All in one read: in another file the same ids mean something else.
             if not self.leadership.still_leads(queue):
                 return None
-            ids = _without(queue.claimable(lane.id, now, limit + len(skip)), skip)[:limit]
+            due = queue.claimable(lane.id, now, limit + len(skip)) if only is None else [only]
+            ids = _without(due, skip)[:limit]
             destination = self._book.destination(queue, lane.destination_id)
-            return queue.fetch(ids, _CLAIM_BYTES), destination, self._store.generation
+            rows = queue.fetch(ids, _CLAIM_BYTES)
+            # Another process may have sent one elsewhere since we read its id.
+            rows = [row for row in rows if row.lane == lane.id]
+            return rows, destination, self._store.generation
 
         found = self._read(look)
         if found is None:
@@ -166,6 +179,10 @@ class Spool:
             )
             for row in whole
         ]
+
+    def lane_of(self, key: int) -> int | None:
+        """The lane of a ready event, None if it is ready no more."""
+        return self._read(lambda queue: queue.lane_of(key))
 
     def next_due(self, lane: Lane) -> float | None:
         """When the first event of a lane may be tried, None if it has none."""
@@ -238,16 +255,40 @@ class Spool:
 
         return self._write_in(generation, move) or 0
 
-    def revive(self, ids: Sequence[int]) -> int:
+    def revive(self, ids: Sequence[int], *, generation: str | None = None) -> int:
         """Make dead letters ready again, as if new. Returns how many were dead."""
 
         def move(queue: "EventQueue") -> int:
             queue.revive(ids)
             return queue.changes()
 
-        revived = self._write(move)
-        self._bell.ring(self._store.generation)
+        revived = self._write_in(generation, move) or 0
+        self.ring_bell()
         return revived
+
+    def reroute(
+        self, ids: Sequence[int], destination: Destination, *, generation: str | None = None
+    ) -> int:
+        """Make events ready for another destination, as if new. Returns how many were there.
+
+        One that is in flight meanwhile counts as what the old destination makes of it.
+
+        Crash:
+            Before the last statement lanes without events are left; after it all have moved.
+        """
+
+        def move(queue: "EventQueue") -> int:
+            categories = {lane.id: lane.category for lane in lanes.read_lanes(queue)}
+            ways = {
+                lane: self._book.lane_id(queue, destination, categories[lane])
+                for lane in queue.lanes_of(ids)
+            }
+            queue.reroute(ids, ways)
+            return queue.changes()
+
+        rerouted = self._write_in(generation, move) or 0
+        self.ring_bell()
+        return rerouted
 
     # -- lanes --------------------------------------------------------------------------------
 
@@ -318,7 +359,7 @@ class Spool:
     ) -> list[Stored]:
         """Stored events, `limit` at most: newest first with ids under `before_id`, or, where
         `after_id` is given, oldest first with ids above that."""
-        where = {None: "1", State.READY: "status < 2", State.DEAD: "status >= 2"}[state]
+        where = _IN_STATE[state]
         if after_id is not None:
             where, bound = f"{where} AND _id > ?", after_id
         else:
@@ -335,6 +376,17 @@ class Spool:
             held = max(lane, whole[lane.destination_id], key=lambda one: one.open_at)
             stored.append(read_stored(row, lane.category, held, destination))
         return stored
+
+    def keys(
+        self, *, state: State | None = None, after_id: int = 0, limit: int = 1000
+    ) -> list[Key]:
+        """The names of stored events with ids above `after_id`, `limit` at most, oldest first."""
+
+        def look(queue: "EventQueue") -> list[Key]:
+            rows = queue.keys(_IN_STATE[state], after_id, limit)
+            return [read_key(row, self._store.generation) for row in rows]
+
+        return self._read(look)
 
     def get(self, key: int) -> Stored:
         """One event. Raises EventNotFound."""

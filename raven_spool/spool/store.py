@@ -56,12 +56,14 @@ class Reentered(SpoolError):
 
 
 class Store:
-    def __init__(self, path: str, *, fsync: str, max_bytes: int) -> None:
+    def __init__(
+        self, path: str, *, fsync: str, max_bytes: int, group: int | None = None
+    ) -> None:
         self.path = path
         self.generation = ""
         self._fsync = fsync
         self._max_bytes = max_bytes
-        self._place: Place = MemoryPlace() if path == MEMORY else DiskPlace(path)
+        self._place: Place = MemoryPlace() if path == MEMORY else DiskPlace(path, group)
         self._queue: EventQueue | None = None
         self._refused: tuple[float, SpoolError] | None = None
         self._forks = 0
@@ -175,7 +177,8 @@ class Store:
             return
         until, error = self._refused
         if time.monotonic() < until:
-            raise error
+            # It is raised at every send: without this each would add to what it remembers.
+            raise error.with_traceback(None)
         self._refused = None
 
     def look_again(self) -> None:

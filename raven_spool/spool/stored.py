@@ -4,9 +4,21 @@ import functools
 import json
 import zlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from raven_spool.model import Destination, Event, Headers, Lane, State
 from raven_spool.spool.rows import StoredRow
+
+
+class Key(NamedTuple):
+    """What names one stored event, and where it stands: cheap to have of a million."""
+
+    id: int
+    state: State
+    lane: int
+    created_at: float
+    event_id: str
+    generation: str  # ids mean something only within the file they came from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +31,10 @@ class Stored:
     destination: Destination
     attempts: int
     next_attempt_at: float | None
+    dead_at: float | None
     reason: str
     history: tuple[tuple[float, str], ...]
+    is_whole: bool  # False: its bytes on disk have changed
 
 
 def checksum(headers: str, body: bytes) -> int:
@@ -30,6 +44,12 @@ def checksum(headers: str, body: bytes) -> int:
 def is_whole(row: StoredRow) -> bool:
     """Whether it is what was written: SQLite reads a scrambled page without complaint."""
     return checksum(row.headers, row.data) == row.crc
+
+
+def read_key(row: tuple[int, int, int, float, str], generation: str) -> Key:
+    key, status, lane, created_at, event_id = row
+    state = State.READY if status < 2 else State.DEAD
+    return Key(key, state, lane, created_at, event_id, generation)
 
 
 def read_event(row: StoredRow, category: str) -> Event:
@@ -50,8 +70,8 @@ def _read_headers(text: str) -> Headers:
 
 def read_stored(row: StoredRow, category: str, held: Lane, destination: Destination) -> Stored:
     """`held` is what keeps the event longest: its lane, or the lane of its destination."""
-    ready = row.status < 2
-    if not is_whole(row):
+    ready, whole = row.status < 2, is_whole(row)
+    if not whole:
         row = row._replace(headers="[]")  # damaged on disk: shown, but not taken at its word
     return Stored(
         id=row.id,
@@ -60,6 +80,8 @@ def read_stored(row: StoredRow, category: str, held: Lane, destination: Destinat
         destination=destination,
         attempts=row.attempts,
         next_attempt_at=max(row.due, held.open_at) or row.timestamp if ready else None,
+        dead_at=None if ready else row.due,
         reason=row.reason or (held.reason if ready else ""),
         history=tuple((at, what) for at, what in json.loads(row.history)),
+        is_whole=whole,
     )

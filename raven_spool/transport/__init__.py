@@ -1,7 +1,25 @@
 """raven's transports over a spool, under raven's module and class names."""
 
-from raven_spool.transport.base import AsyncTransport, Transport
+from raven_spool.transport.base import AsyncTransport, Transport, has_newstyle_transports
 from raven_spool.transport.exceptions import DuplicateScheme, InvalidScheme
+from raven_spool.transport.http import HTTPTransport
+from raven_spool.transport.registry import TransportRegistry, default_transports, register
+from raven_spool.transport.requests import RequestsHTTPTransport, ThreadedRequestsHTTPTransport
 from raven_spool.transport.spool import SpoolTransport
+from raven_spool.transport.threaded import ThreadedHTTPTransport
 
-__all__ = ["AsyncTransport", "DuplicateScheme", "InvalidScheme", "SpoolTransport", "Transport"]
+__all__ = [
+    "AsyncTransport",
+    "DuplicateScheme",
+    "HTTPTransport",
+    "InvalidScheme",
+    "RequestsHTTPTransport",
+    "SpoolTransport",
+    "ThreadedHTTPTransport",
+    "ThreadedRequestsHTTPTransport",
+    "Transport",
+    "TransportRegistry",
+    "default_transports",
+    "has_newstyle_transports",
+    "register",
+]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from raven_spool import backends
+from raven_spool.backends import Backend
 from raven_spool.config import Options, read_options
 from raven_spool.errors import ConfigurationError
 from raven_spool.flusher import Flusher, get_flusher
@@ -14,6 +15,8 @@ from raven_spool.protocol import parse_endpoint, prepare, split_headers
 
 _IDENTITY = ("sentry_key", "sentry_secret", "sentry_client")
 _KEPT_DESTINATIONS = 256
+
+has_newstyle_transports = True  # raven's word to transports of others, kept for them
 
 
 class Transport:
@@ -50,9 +53,12 @@ class SpoolingTransport(Transport):
     Cheap to make: nothing is opened, imported or started before the first event.
     """
 
+    defaults: dict[str, str] = {}  # what the class stands for: its backend, its sender
+
     def __init__(self, **given: Any) -> None:
-        self._given = given
-        self._options = read_options(given)
+        self._given = {name: value for name, value in given.items() if value is not None}
+        self._options = read_options({**self.defaults, **self._given})
+        _refuse_spooling_twice(self._options.sender)
         self._flusher: Flusher | None = None
         self._destinations: dict[tuple[str | None, ...], Destination] = {}
 
@@ -63,6 +69,22 @@ class SpoolingTransport(Transport):
     @property
     def options(self) -> Options:
         return self._options
+
+    @property
+    def timeout(self) -> float:
+        return self._options.timeout
+
+    @property
+    def verify_ssl(self) -> bool:
+        return self._options.verify_ssl
+
+    @property
+    def ca_certs(self) -> str | None:
+        return self._options.ca_certs
+
+    @property
+    def _backend(self) -> Backend:
+        return backends.choose(self._options.backend)
 
     @property
     def flusher(self) -> Flusher:
@@ -99,7 +121,8 @@ class SpoolingTransport(Transport):
             created_at=time.time(),
             new_id=lambda: uuid.uuid4().hex,
         )
-        self.flusher.enqueue(event, self._destination(base_url, project, auth))
+        destination = self._destination(base_url, project, auth)
+        self.flusher.enqueue(event, destination, self._backend.runtime)
         return event.event_id
 
     def async_send(
@@ -146,12 +169,12 @@ class SpoolingTransport(Transport):
             verify_ssl=options.verify_ssl,
             ca_certs=options.ca_certs,
             proxy=options.proxy,
-            sender=options.sender or backends.choose(options.backend).sender,
+            sender=backends.name_sender(options.sender or self._backend.sender),
         )
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Deliver now, whatever back-off says. Returns whether nothing is left in the spool."""
-        return self.flusher.flush(timeout)
+        return self.flusher.flush(timeout, self._backend)
 
     def close(self, timeout: float | None = None) -> None:
         """Deliver what can be delivered in `timeout` (default: shutdown_timeout), then stop.
@@ -167,3 +190,11 @@ class SpoolingTransport(Transport):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} spool_path={self._options.spool_path!r}>"
+
+
+def _refuse_spooling_twice(sender: object) -> None:
+    kind = sender if isinstance(sender, type) else type(sender)
+    if issubclass(kind, SpoolingTransport):
+        raise ConfigurationError(
+            f"option sender: {kind.__name__} spools itself: name a transport that sends"
+        )

@@ -15,7 +15,8 @@ class SpoolTransport(SpoolingTransport):
         verify_ssl: check the server's certificate and name.
         ca_certs: a file with the certificates to trust instead of the usual ones.
         spool_path: the directory of the spool; made when the first event comes.
-        backend: "auto", "thread", "requests", or "none" (enqueue only; cron drains).
+        backend: "auto", "thread", "requests" (threads with that library), "inline" (the sending
+            thread delivers), or "none" (enqueue only; cron drains).
         fsync: "always", "everysec" (default), "no": when a commit reaches the disk itself.
         concurrency: requests at once, 1 keeps the order of capture.
         shutdown_timeout: seconds the process may take at its end to deliver what is left.
@@ -25,7 +26,8 @@ class SpoolTransport(SpoolingTransport):
         overflow: "drop_oldest" or "drop_newest" when max_bytes is reached.
         on_server_error, on_rate_limit: "discard" gives Sentry's guidance to SDKs to the letter.
         wait, stop: tenacity strategies for back-off and giving up.
-        sender: "urllib" or "requests".
+        sender: "urllib", "requests", or a raven transport of your own that does the sending: an
+            instance, a class, or "module:attribute". Its exceptions are tried again.
         proxy: a proxy's URL; the default is what the environment says.
         on_delivered, on_dead: called in the process that drains: (event), (event, reason).
 

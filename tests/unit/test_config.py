@@ -124,7 +124,7 @@ BAD = [
     ("timeout", "nan", "must be a number of seconds"),
     ("verify_ssl", "maybe", "must be 1 or 0, true or false"),
     ("spool_path", "a\0b", "must be a string, not empty"),
-    ("sender", "telnet", "must be one of urllib, requests"),
+    ("sender", "telnet", "must be urllib, requests, or module:attribute"),
     ("shutdown_timeout", "inf", "must be a number of seconds"),
     ("max_bytes", "1000", "must be a size of at least 1MiB"),
     ("max_bytes", "much", "must be a size of at least 1MiB"),

@@ -1,0 +1,139 @@
+"""No worker of its own: whoever sends delivers, in its own thread, within its timeout.
+
+A send commits its event, then tries that event first, and older ones while half of its timeout is
+left: an exchange begun then can still be answered in time. Where the destination is held or
+another process leads, nothing is sent and nothing waited for.
+"""
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import replace
+from types import FrameType
+
+from raven_spool.drain import Drain
+from raven_spool.drive import exchange
+from raven_spool.model import Failure, Fault, Outcome, Send
+from raven_spool.senders import Sender
+from raven_spool.spool import native
+
+_SHARE = 0.5  # of the timeout, for beginning with older events
+_JOIN_LOOK_SECONDS = 0.02
+
+_CUT = Failure(
+    fault=Fault.RESET, message="the sending thread was interrupted", maybe_delivered=True
+)
+
+# Not a thread's id: greenlets of one thread may each be in a send.
+_visiting: ContextVar[bool] = ContextVar("raven_spool_visiting", default=False)
+
+Senders = dict[str, Sender]
+
+
+class InlineRuntime:
+    def __init__(self, drain: Drain, make_sender: Callable[[str], Sender]) -> None:
+        self._drain = drain
+        self._make_sender = make_sender
+        self._kept: list[Senders] = []  # connections stay open from one send to the next
+        self._visits: set[object] = set()
+
+    def wake(self, own: int = 0) -> None:
+        # A signal handler's send, in the middle of ours: its event is committed and will go out
+        # with the next. Volatile events (0) have nothing to try yet.
+        if own and not _visiting.get():
+            with self._visit(), self._borrow() as senders:
+                self._deliver(own, senders)
+
+    def join(self, timeout_seconds: float) -> bool:
+        deadline = time.monotonic() + timeout_seconds
+        while self._visits:
+            if time.monotonic() >= deadline:
+                return False
+            native.sleep(_JOIN_LOOK_SECONDS)
+        while self._kept:
+            _close(self._kept.pop())
+        return True
+
+    @property
+    def is_own_thread(self) -> bool:
+        return _visiting.get() and not _is_in_signal_handler()
+
+    @contextlib.contextmanager
+    def _visit(self) -> Iterator[None]:
+        visit = object()
+        token = _visiting.set(True)
+        try:
+            self._visits.add(visit)
+            yield
+        finally:
+            _visiting.reset(token)
+            self._visits.discard(visit)
+
+    @contextlib.contextmanager
+    def _borrow(self) -> Iterator[Senders]:
+        try:
+            senders = self._kept.pop()
+        except IndexError:
+            senders = {}
+        try:
+            yield senders
+        finally:
+            if len(self._kept) < self._drain.workers:
+                self._kept.append(senders)
+            else:
+                _close(senders)
+
+    def _deliver(self, own: int, senders: Senders) -> None:
+        began = time.monotonic()
+        hand: list[Send] = []
+        try:
+            self._drain.visit(hand, time.time(), began, own=own)
+            if hand:
+                seconds = hand[0].request.timeout_seconds
+                self._send(hand, senders, seconds)
+                while time.monotonic() < began + seconds * _SHARE:
+                    self._drain.visit(hand, time.time(), time.monotonic())
+                    if not hand:
+                        break
+                    self._send(hand, senders, began + seconds - time.monotonic())
+        finally:
+            for left in hand:
+                self._drain.answered(left.claimed, _CUT, time.time(), time.monotonic())
+            self._drain.leave()
+
+    def _send(self, hand: list[Send], senders: Senders, seconds: float) -> None:
+        decision = hand[0]
+        request = decision.request
+        request = replace(request, timeout_seconds=min(seconds, request.timeout_seconds))
+
+        def sender_for(name: str) -> Sender:
+            if name not in senders:
+                senders[name] = self._make_sender(name)
+            return senders[name]
+
+        outcome: Outcome = exchange(sender_for, decision.claimed.destination.sender, request)
+        self._drain.answered(decision.claimed, outcome, time.time(), time.monotonic())
+        hand.clear()
+
+
+def _close(senders: Senders) -> None:
+    for sender in senders.values():
+        sender.close()
+
+
+def _is_in_signal_handler() -> bool:
+    """Whether a send comes from a signal handler and not from what we called ourselves.
+
+    Python runs a handler on top of whatever the main thread is at, without a mark. So the frames
+    under us are compared with the handlers there are; only a send within a send asks.
+    """
+    handlers = {
+        getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()
+    } - {None}
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code not in handlers:
+        frame = frame.f_back
+    return frame is not None
