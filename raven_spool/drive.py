@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from raven_spool.drain import Drain
+from raven_spool.errors import SpoolError
 from raven_spool.model import Failure, Fault, Outcome, Request, Send, Stop, Wait
 from raven_spool.senders import Sender
 
@@ -44,6 +45,8 @@ def exchange(sender_for: Callable[[str], Sender], name: str, request: Request) -
     """A sender that raises has a fault of its own; its event must not stay in flight for good."""
     try:
         return sender_for(name).send(request)
+    except SpoolError as error:  # it could not be made, and says why
+        return Failure(fault=Fault.CONNECT, message=str(error), maybe_delivered=False)
     except Exception as error:
         log.exception("the sender %s failed", name)
         return Failure(

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -285,14 +286,20 @@ def _join(runtimes: list[Runtime], deadline: float) -> None:
         runtime.join(deadline - time.monotonic())
 
 
-def make_drain(spool: Spool, options: Options, *, workers: int | None = None) -> Drain:
+def make_drain(
+    spool: Spool,
+    options: Options,
+    *,
+    workers: int | None = None,
+    can_send: Callable[[str], bool] = backends.can_send,
+) -> Drain:
     return Drain(
         spool,
         make_policy(options),
         workers=workers or options.concurrency,
         on_delivered=options.on_delivered,
         on_dead=options.on_dead,
-        can_send=backends.can_send,
+        can_send=can_send,
     )
 
 

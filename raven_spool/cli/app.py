@@ -22,6 +22,16 @@ def read_span(text: str) -> float:
         raise click.BadParameter(f"{text!r} {error}") from None
 
 
+def read_id(text: str) -> str:
+    """What names an event on the command line."""
+    from raven_spool.cli import finding
+
+    try:
+        return finding.read_id(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} {error}") from None
+
+
 class Tool(click.Group):
     """click's group with our exit codes and one line for each error."""
 
@@ -72,6 +82,10 @@ def _spool_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def _id_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.argument("asked", metavar="ID...", nargs=-1, type=read_id)(command)
+
+
 def _options(spool: str | None) -> Options:
     # A None would hide the environment's.
     return read_options({} if spool is None else {"spool_path": spool}, strict=True)
@@ -112,6 +126,20 @@ def ls(spool: str | None, as_json: bool, **asked: Any) -> Exit:
 
 @tool.command()
 @_spool_option
+@click.argument("asked", metavar="ID", type=read_id)
+@click.option("--body", "shows_body", is_flag=True, help="What was captured, decoded: JSON.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show(spool: str | None, asked: str, shows_body: bool, as_json: bool) -> Exit:
+    """Show one event: what, when, where to, every attempt."""
+    from raven_spool.cli import show as showing
+
+    if shows_body and as_json:
+        raise click.UsageError("--body and --json exclude each other")
+    return showing.run(_options(spool), asked=asked, shows_body=shows_body, as_json=as_json)
+
+
+@tool.command()
+@_spool_option
 @click.option(
     "--timeout",
     type=read_span,
@@ -124,6 +152,11 @@ def ls(spool: str | None, as_json: bool, **asked: Any) -> Exit:
     type=click.IntRange(1, 64),
     metavar="N",
     help="Requests at once; 1 keeps the order. [default: 4]",
+)
+@click.option(
+    "--sender",
+    metavar="MODULE:ATTRIBUTE",
+    help="Your own transport, for events of a sender that this program has not.",
 )
 @click.option("--quiet", "-q", is_flag=True, help="No summary, no progress bar: for cron.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object.")
@@ -145,6 +178,33 @@ def stats(spool: str | None, as_json: bool, prometheus: bool) -> Exit:
     if as_json and prometheus:
         raise click.UsageError("--json and --prometheus exclude each other")
     return figures.run(_options(spool), as_json=as_json, prometheus=prometheus)
+
+
+@tool.command()
+@_spool_option
+@_id_arguments
+@click.option("--all", "every", is_flag=True, help="All dead letters.")
+@click.option("--dsn", metavar="DSN", help="Send them there instead.")
+def retry(spool: str | None, asked: tuple[str, ...], every: bool, dsn: str | None) -> Exit:
+    """Try dead letters again, as if they were new."""
+    from raven_spool.cli import retry as retrying
+
+    if bool(asked) == every:
+        raise click.UsageError("which events? give their IDs, or --all")
+    return retrying.run(_options(spool), asked=asked, every=every, dsn=dsn)
+
+
+@tool.command()
+@_spool_option
+@_id_arguments
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def rm(spool: str | None, asked: tuple[str, ...], yes: bool) -> Exit:
+    """Remove events for good, without delivering them."""
+    from raven_spool.cli import rm as removing
+
+    if not asked:
+        raise click.UsageError("which events? give their IDs")
+    return removing.run(_options(spool), asked=asked, yes=yes)
 
 
 @tool.command()

@@ -8,15 +8,17 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
 
+from raven_spool import backends
 from raven_spool.cli.exits import Exit, one_line
 from raven_spool.cli.flushing import Watch, Wish, flush
 from raven_spool.cli.place import using
 from raven_spool.cli.remains import explain_rest
-from raven_spool.config import Options
+from raven_spool.config import Options, read_option
 from raven_spool.spool import Spool
 
 
@@ -62,21 +64,37 @@ def run(
     timeout: float | None,
     limit: int | None,
     concurrency: int | None,
+    sender: str | None,
     quiet: bool,
     as_json: bool,
 ) -> Exit:
-    wish = Wish(
-        concurrency=concurrency or options.concurrency,
-        limit=limit,
-        deadline=None if timeout is None else time.monotonic() + timeout,
-    )
+    deadline = None if timeout is None else time.monotonic() + timeout
     with using(options) as spool, listening() as heard:
+        wish = Wish(
+            concurrency=concurrency or options.concurrency,
+            limit=limit,
+            deadline=deadline,
+            sender=_load_sender(sender, options),
+        )
         summary = deliver(spool, options, wish, heard, shows_bar=not (quiet or as_json))
     if as_json:
         click.echo(summary.as_json())
     if not quiet and (summary.exit_code or not as_json):
         say(str(summary), summary.exit_code)
     return summary.exit_code
+
+
+def _load_sender(given: str | None, options: Options) -> str | None:
+    """A sender that was named must be there before anything is sent."""
+    if options.sender:
+        backends.name_sender(options.sender)
+    if given is None:
+        return None
+    read_option("sender", given)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a module beside us is found, as `python -m` finds it
+    backends.make_sender(backends.name_sender(given))
+    return given
 
 
 def say(text: str, code: Exit) -> None:

@@ -15,6 +15,7 @@ from raven_spool.config import Options
 from raven_spool.flusher import make_drain
 from raven_spool.model import Destination, Lane
 from raven_spool.runtimes.thread import ThreadRuntime
+from raven_spool.senders import Sender
 from raven_spool.spool import Spool, native
 from raven_spool.spool.leader import STALLED_AFTER_SECONDS, LeaderRecord
 
@@ -44,6 +45,15 @@ class Wish:
     concurrency: int
     limit: int | None = None
     deadline: float | None = None  # in ticks
+    sender: str | None = None  # for the events of senders that this program has not
+
+    def can_send(self, name: str) -> bool:
+        return self.sender is not None or backends.can_send(name)
+
+    def make_sender(self, name: str) -> Sender:
+        known = self.sender is None or backends.can_send(name)
+        made: Sender = backends.make_sender(name if known else str(self.sender))
+        return made
 
     @property
     def is_late(self) -> bool:
@@ -79,10 +89,10 @@ def flush(spool: Spool, options: Options, wish: Wish, watch: Watch) -> Ending:
 
 
 def _lead(spool: Spool, options: Options, wish: Wish, watch: Watch) -> Ending:
-    drain = make_drain(spool, options, workers=wish.concurrency)
+    drain = make_drain(spool, options, workers=wish.concurrency, can_send=wish.can_send)
     drain.limit = wish.limit
     drain.finish(time.monotonic() if wish.deadline is None else wish.deadline)
-    runtime = ThreadRuntime(drain, backends.make_sender)
+    runtime = ThreadRuntime(drain, wish.make_sender)
     try:
         runtime.wake()
         while not runtime.join(_LOOK_SECONDS):

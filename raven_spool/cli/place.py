@@ -97,6 +97,7 @@ def _look(path: str, creates: bool) -> os.stat_result | None:
 
 def _look_above(path: str) -> os.stat_result:
     """The directory there is in which `path` will be made."""
+    path = os.path.abspath(path)
     while True:
         path = os.path.dirname(path)
         with contextlib.suppress(FileNotFoundError):

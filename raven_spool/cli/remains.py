@@ -74,5 +74,6 @@ def _unheld(
 
     missing = {one.sender for _, one, _ in lanes if not can_send(one.sender)}
     if missing:
-        return f"they need a sender this program has not: {', '.join(sorted(missing))}"
+        names = ", ".join(sorted(missing))
+        return f"they need a sender this program has not (--sender names one): {names}"
     return trouble or "they came in the meantime, or wait for their next try"

@@ -55,7 +55,7 @@ class Tally:
 def run(options: Options, *, asked: Sequence[str], every: bool, dsn: str | None) -> Exit:
     elsewhere = None if dsn is None else _read_dsn(dsn)
     complaints: list[str] = []
-    tally = Tally()
+    now, tally = time.time(), Tally()
     with using(options) as spool:
         if every:
             pages = _dead_letters(spool)
@@ -64,13 +64,15 @@ def run(options: Options, *, asked: Sequence[str], every: bool, dsn: str | None)
             complaints, pages = found.complaints, iter([found.keys])
         for page in pages:
             for generation, batch in batches(page):
-                _retry(spool, generation, batch, elsewhere, tally)
-                before = time.time() - options.max_age
-                tally.old += sum(key.created_at < before for key in batch)
+                wanted = [key for key in batch if elsewhere or key.state is State.DEAD]
+                tally.waiting += len(batch) - len(wanted)
+                tally.retried += _retry(spool, generation, wanted, elsewhere)
+                tally.old += sum(key.created_at < now - options.max_age for key in wanted)
     for complaint in complaints:
         _tell(complaint)
-    if not complaints or tally.retried or tally.waiting:
-        _print(tally, elsewhere, options)
+    if every and not tally.retried:
+        click.echo("no dead letters")
+    _print(tally, elsewhere, options)
     return Exit.ERROR if complaints else Exit.DONE
 
 
@@ -89,20 +91,24 @@ def _dead_letters(spool: Spool) -> Iterator[list[Key]]:
         after = page[-1].id
 
 
-def _retry(
-    spool: Spool, generation: str, keys: Sequence[Key], elsewhere: Elsewhere | None, tally: Tally
-) -> None:
+def _retry(spool: Spool, generation: str, keys: Sequence[Key], elsewhere: Elsewhere | None) -> int:
+    """Returns how many were still there."""
     if elsewhere is None:
-        dead = [key.id for key in keys if key.state is State.DEAD]
-        tally.retried += spool.revive(dead, generation=generation) if dead else 0
-        tally.waiting += len(keys) - len(dead)
-        return
+        return spool.revive([key.id for key in keys], generation=generation) if keys else 0
+    return sum(
+        spool.reroute(ids, destination, generation=generation)
+        for destination, ids in _ways(spool, keys, elsewhere).items()
+    )
+
+
+def _ways(spool: Spool, keys: Sequence[Key], elsewhere: Elsewhere) -> dict[Destination, list[int]]:
+    """The new destinations, and which events go there."""
     old = {lane.id: destination for lane, destination in spool.all_lanes()}
     ways: dict[Destination, list[int]] = {}
     for key in keys:
-        ways.setdefault(elsewhere.instead_of(old[key.lane]), []).append(key.id)
-    for destination, ids in ways.items():
-        tally.retried += spool.reroute(ids, destination, generation=generation)
+        if key.lane in old:  # else a fresh file was begun just now: these are gone
+            ways.setdefault(elsewhere.instead_of(old[key.lane]), []).append(key.id)
+    return ways
 
 
 def _print(tally: Tally, elsewhere: Elsewhere | None, options: Options) -> None:
@@ -111,10 +117,10 @@ def _print(tally: Tally, elsewhere: Elsewhere | None, options: Options) -> None:
         click.echo(one_line(f"{events} will be sent to {elsewhere}: {_BY_WHOM}"))
     elif tally.retried:
         click.echo(f"{events} will be tried again: {_BY_WHOM}")
-    elif not tally.waiting:
-        click.echo("no dead letters")
     if tally.waiting:
-        click.echo(f"{words.events(tally.waiting)} ready already: `raven-spool flush` tries at once")
+        click.echo(
+            f"{words.events(tally.waiting)} ready already: `raven-spool flush` tries at once"
+        )
     if tally.retried and tally.old:
         _tell(
             f"{words.events(tally.old)} older than max_age ({words.span(options.max_age)}): not "

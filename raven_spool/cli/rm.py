@@ -53,7 +53,10 @@ def _agreed(spool: Spool, keys: Sequence[Key]) -> bool:
     click.echo(
         f"remove {words.events(len(keys))}, never to be delivered? [y/N] ", err=True, nl=False
     )
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    answer = sys.stdin.readline()
+    if not answer:
+        click.echo(err=True)  # nobody there: what follows is a line of its own
+    return answer.strip().lower() in ("y", "yes")
 
 
 def _show(spool: Spool, key: Key) -> None:

@@ -82,7 +82,9 @@ def _rows(row: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
 
 def _state(row: dict[str, Any], now: float) -> str:
     if row["dead_at"] is not None:
-        return f"dead since {_when(row['dead_at'], now)}; `raven-spool retry {row['id']}` revives it"
+        return (
+            f"dead since {_when(row['dead_at'], now)}; `raven-spool retry {row['id']}` revives it"
+        )
     at = row["next_attempt_at"] or 0.0
     return f"ready, held {words.until(at, now)}" if at > now else "ready, due now"
 
@@ -133,7 +135,7 @@ def _documents(event: Event) -> list[str]:
         return [json.dumps(_describe_item(item)) for item in iterate_items(decoded)]
     if load_object(decoded) is None:
         raise ValueError("it is no JSON object")
-    return [decoded.decode("utf-8", "replace").rstrip("\n")]
+    return [decoded.decode(json.detect_encoding(decoded), "replace").rstrip("\n")]
 
 
 def _decode(event: Event) -> bytes:

@@ -4,7 +4,6 @@ The first waits for the bell; when a worker finds more than it can send alone it
 Threads end when there is nothing left for them, so that an idle process has one.
 """
 
-import contextlib
 import logging
 import select
 import time
@@ -15,7 +14,7 @@ from raven_spool.drain import Drain
 from raven_spool.drive import drive
 from raven_spool.model import Wait
 from raven_spool.senders import Sender
-from raven_spool.spool import native
+from raven_spool.spool import native, uwsgi
 
 log = logging.getLogger("raven.spool")
 
@@ -37,6 +36,7 @@ class ThreadRuntime:
         self._alarm.acquire()
         self._ended = native.make_lock()  # free: some worker ended
         self._ended.acquire()
+        self._has_warned = False
 
     def wake(self, own: int = 0) -> None:
         if not self._workers and time.monotonic() >= self._starting_until:
@@ -62,8 +62,20 @@ class ThreadRuntime:
         if len(self._workers) >= self._drain.workers:
             return
         self._starting_until = time.monotonic() + _START_SECONDS
-        with contextlib.suppress(RuntimeError):  # the interpreter is ending: it stays spooled
+        try:
             native.start_thread(self._run)
+        except RuntimeError:  # none is to be had here: it stays spooled
+            self._starting_until = 0.0
+            self._warn_once()
+
+    def _warn_once(self) -> None:
+        if uwsgi.lacks_threads() and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "this uWSGI runs no Python threads (enable-threads): events wait in the spool %s "
+                "for another process, say `raven-spool flush` from cron",
+                self._drain.spool.path,
+            )
 
     def _run(self) -> None:
         senders: dict[str, Sender] = {}

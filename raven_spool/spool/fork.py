@@ -52,7 +52,8 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
-    _begin_life(_held.pop())
+    # uWSGI's --py-call-osafterfork calls this hook alone.
+    _begin_life(_held.pop() if _held else list(_members))
 
 
 def notice() -> None:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from raven_spool.spool import uwsgi
+
 
 def _original(module: str, name: str) -> Any:
     if "gevent.monkey" in sys.modules:
@@ -28,5 +30,11 @@ _start: Callable[..., int] = _original("_thread", "start_new_thread")
 
 
 def start_thread(target: Callable[[], None]) -> None:
-    """A daemon thread; the interpreter does not wait for it."""
+    """A daemon thread; the interpreter does not wait for it.
+
+    Raises:
+        RuntimeError: none can be had: the interpreter is ending, or uWSGI would stop it.
+    """
+    if uwsgi.lacks_threads() or uwsgi.forks_unseen():
+        raise RuntimeError("uWSGI would stop this thread in the middle of something")
     _start(target, ())

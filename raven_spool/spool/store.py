@@ -20,7 +20,7 @@ from raven_spool.errors import (
     SpoolUncertain,
     SpoolUnusable,
 )
-from raven_spool.spool import fork, native
+from raven_spool.spool import fork, native, uwsgi
 from raven_spool.spool.late import load_queue
 from raven_spool.spool.places import MEMORY, DiskPlace, MemoryPlace, Place
 
@@ -56,9 +56,7 @@ class Reentered(SpoolError):
 
 
 class Store:
-    def __init__(
-        self, path: str, *, fsync: str, max_bytes: int, group: int | None = None
-    ) -> None:
+    def __init__(self, path: str, *, fsync: str, max_bytes: int, group: int | None = None) -> None:
         self.path = path
         self.generation = ""
         self._fsync = fsync
@@ -169,6 +167,9 @@ class Store:
             return operation(self._queue)
         except sqlite3.Error as error:
             raise self._explain(error) from error
+        finally:
+            if uwsgi.forks_unseen():
+                self._close()  # nobody will tell us when
 
     # -- opening and closing ------------------------------------------------------------------
 
@@ -330,11 +331,17 @@ class Store:
             self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        if not self._fork_ready or self.path == MEMORY:
+        if self.path == MEMORY or not (self._fork_ready or self._was_idle()):
             self._abandon()
             return
         self._place.leave()
         self._start_life()
+
+    def _was_idle(self) -> bool:
+        """Forked unseen, but with nothing open and no thread about to open anything."""
+        if self._queue is not None or self._lock._is_owned():
+            return False
+        return bool(self._lock.acquire(blocking=False))
 
     def _abandon(self) -> None:
         """An inherited open connection: never touch it, never free it, stay off the file."""

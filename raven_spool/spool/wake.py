@@ -24,8 +24,10 @@ class Bell:
         """Readable once it has rung; another one when the spool's directory was made anew.
 
         Raises:
-            OSError: no pipe can be made there.
+            OSError: no pipe can be made there, or we haven't been let in yet.
         """
+        if not generation and self._path != MEMORY:
+            raise FileNotFoundError(f"{self._path} was not opened")
         if not self._ends or generation != self._generation:
             self.ring_ends()  # whoever listens to the old one must come and get the new one
             self.close()
