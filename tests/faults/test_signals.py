@@ -182,6 +182,47 @@ def test_exception_while_a_flusher_starts_does_not_keep_it_from_working(tmp_path
     assert int(done.split()[1]) > 20
 
 
+def throw_while_delivering(path: Path, report: Path, url: str) -> None:
+    """Into a send that delivers inline: nothing may stay in flight, and no lead be kept."""
+    transport = make_transport(path, backend="inline")
+    send(transport, url)
+    nth, reached = 0, True
+    while reached:
+        nth += 1
+        injector = Injector(nth, throw, within=r"raven_spool/(flusher|drive|drain/|runtimes/)")
+        with contextlib.suppress(Thrown), injector.armed():
+            send(transport, url)
+        reached = injector.seen >= nth
+        transport.flusher.spool.forget_backoff()
+        ended = threading.Thread(target=send, args=(transport, url))
+        ended.start()
+        ended.join(10)
+        if ended.is_alive():
+            Notes(report).write(f"{injector.where}: another thread's send hangs")
+            os._exit(1)
+        if transport.flusher.spool.leadership.is_held:
+            Notes(report).write(f"{injector.where}: the lead is kept")
+        if transport.stats()["ready"] > 0:
+            transport.flusher.spool.forget_backoff()
+            send(transport, url)
+        if transport.stats()["ready"] > 0:
+            Notes(report).write(f"{injector.where}: an event stays in flight")
+    Notes(report).write(f"done {nth}")
+
+
+def test_exception_in_an_inline_send_leaves_no_lead_and_nothing_in_flight(tmp_path: Path) -> None:
+    report = Notes(tmp_path / "report")
+    path = tmp_path / "spool"
+    with (
+        Ingest() as ingest,
+        Child(throw_while_delivering, path, report.path, ingest.url) as child,
+    ):
+        child.join(100)
+    *troubles, done = report.read()
+    assert not troubles, "\n".join(troubles[:20])
+    assert int(done.split()[1]) > 50
+
+
 def throw_by_timer(path: Path, returned: Path, report: Path, count: int) -> None:
     """Real signals at random instants, as a time limit sends them."""
     transport = make_transport(path, backend="none")
