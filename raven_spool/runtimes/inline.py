@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import replace
 from types import FrameType
+from weakref import WeakSet
 
 from raven_spool.drain import Drain
 from raven_spool.drive import exchange
@@ -27,10 +28,16 @@ _CUT = Failure(
     fault=Fault.RESET, message="the sending thread was interrupted", maybe_delivered=True
 )
 
-# Not a thread's id: greenlets of one thread may each be in a send.
-_visiting: ContextVar[bool] = ContextVar("raven_spool_visiting", default=False)
-
 Senders = dict[str, Sender]
+
+
+class _Visit:
+    """One send's time with the drain. It counts while it is both the context's and the runtime's:
+    neither a signal that throws us out nor a copied context can make it last."""
+
+
+# Not a thread's id: greenlets of one thread may each be in a send.
+_visiting: ContextVar[_Visit | None] = ContextVar("raven_spool_visiting", default=None)
 
 
 class InlineRuntime:
@@ -38,14 +45,22 @@ class InlineRuntime:
         self._drain = drain
         self._make_sender = make_sender
         self._kept: list[Senders] = []  # connections stay open from one send to the next
-        self._visits: set[object] = set()
+        self._visits: WeakSet[_Visit] = WeakSet()
 
     def wake(self, own: int = 0) -> None:
         # A signal handler's send, in the middle of ours: its event is committed and will go out
         # with the next. Volatile events (0) have nothing to try yet.
-        if own and not _visiting.get():
-            with self._visit(), self._borrow() as senders:
+        if not own or self._is_visiting():
+            return
+        visit = _Visit()
+        try:
+            _visiting.set(visit)
+            self._visits.add(visit)
+            with self._borrow() as senders:
                 self._deliver(own, senders)
+        finally:
+            self._visits.discard(visit)
+            _visiting.set(None)
 
     def join(self, timeout_seconds: float) -> bool:
         deadline = time.monotonic() + timeout_seconds
@@ -59,18 +74,10 @@ class InlineRuntime:
 
     @property
     def is_own_thread(self) -> bool:
-        return _visiting.get() and not _is_in_signal_handler()
+        return self._is_visiting() and not _is_in_signal_handler()
 
-    @contextlib.contextmanager
-    def _visit(self) -> Iterator[None]:
-        visit = object()
-        token = _visiting.set(True)
-        try:
-            self._visits.add(visit)
-            yield
-        finally:
-            _visiting.reset(token)
-            self._visits.discard(visit)
+    def _is_visiting(self) -> bool:
+        return _visiting.get() in self._visits
 
     @contextlib.contextmanager
     def _borrow(self) -> Iterator[Senders]:

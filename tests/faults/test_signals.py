@@ -207,6 +207,9 @@ def throw_while_delivering(path: Path, report: Path, url: str) -> None:
             send(transport, url)
         if transport.stats()["ready"] > 0:
             Notes(report).write(f"{injector.where}: an event stays in flight")
+        if transport.flusher.ignored > 0:
+            Notes(report).write(f"{injector.where}: an event was taken for our own")
+            transport.flusher.ignored = 0
     Notes(report).write(f"done {nth}")
 
 
@@ -220,7 +223,7 @@ def test_exception_in_an_inline_send_leaves_no_lead_and_nothing_in_flight(tmp_pa
         child.join(100)
     *troubles, done = report.read()
     assert not troubles, "\n".join(troubles[:20])
-    assert int(done.split()[1]) > 50
+    assert int(done.split()[1]) > 100
 
 
 def throw_by_timer(path: Path, returned: Path, report: Path, count: int) -> None:
