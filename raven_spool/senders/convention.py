@@ -15,7 +15,8 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 def adapt(made_by: Callable[..., Any]) -> Callable[..., Any]:
     """A class that raven 6 can make and call; the class itself where it can."""
-    if _needs_address(made_by) or _lacks_url(getattr(made_by, "send", None), 3, bound=False):
+    bound = not isinstance(made_by, type)
+    if _needs_address(made_by) or _lacks_url(getattr(made_by, "send", None), 3, bound=bound):
         return _Adapter(made_by)
     return made_by
 

@@ -95,6 +95,9 @@ def _read_headers(found: object) -> dict[str, str]:
     retry_after = getattr(found, "retry_after", None)  # raven.exceptions.RateLimited
     if isinstance(retry_after, int | float) and retry_after > 0:
         headers.setdefault("retry-after", str(retry_after))
+    words = getattr(found, "message", None)  # raven.exceptions.APIError: X-Sentry-Error
+    if isinstance(words, str):
+        headers.setdefault("x-sentry-error", words)
     return headers
 
 

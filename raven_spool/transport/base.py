@@ -1,5 +1,6 @@
 """raven's transport interface over a spool: what all transports share."""
 
+import copy
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -24,6 +25,10 @@ class Transport:
 
     is_async = False
     scheme: list[str] = []
+
+    def __call__(self, **options: Any) -> "Transport":
+        """raven calls what it was given, with the options of the DSN: an instance will do too."""
+        return self
 
     def send(self, url: str, data: bytes, headers: Mapping[str, str]) -> Any:
         """Deliver one event; raise where that failed."""
@@ -56,15 +61,20 @@ class SpoolingTransport(Transport):
     defaults: dict[str, str] = {}  # what the class stands for: its backend, its sender
 
     def __init__(self, **given: Any) -> None:
-        self._given = {name: value for name, value in given.items() if value is not None}
-        self._options = read_options({**self.defaults, **self._given})
+        self._configure({name: value for name, value in given.items() if value is not None})
+
+    def _configure(self, given: dict[str, Any]) -> None:
+        self._given = given
+        self._options = read_options({**self.defaults, **given})
         _refuse_spooling_twice(self._options.sender)
         self._flusher: Flusher | None = None
         self._destinations: dict[tuple[str | None, ...], Destination] = {}
 
     def __call__(self, **options: Any) -> "SpoolingTransport":
         """raven calls its transport with the options of the DSN: they fill what was not given."""
-        return type(self)(**{**options, **self._given})
+        twin = copy.copy(self)  # not made anew: a subclass's constructor has arguments of its own
+        twin._configure({**options, **self._given})
+        return twin
 
     @property
     def options(self) -> Options:

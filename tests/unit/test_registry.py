@@ -154,6 +154,22 @@ def test_class_that_raven_can_make_and_call_is_left_alone(cls):
     assert adapt(cls) is cls
 
 
+def test_instance_is_left_alone_and_can_be_called():
+    one = Plain("vanilla")
+    assert adapt(one) is one
+    assert one(timeout="3") is one
+
+
+def test_instance_of_a_subclass_keeps_what_it_was_made_with(tmp_path):
+    class Retrying(HTTPTransport):
+        def __init__(self, retries, **options):
+            super().__init__(**options)
+            self.retries = retries
+
+    made = Retrying(5, spool_path=str(tmp_path))(timeout="3", spool_path="/elsewhere")
+    assert (made.retries, made.timeout, made.options.spool_path) == (5, 3.0, str(tmp_path))
+
+
 def test_class_that_needs_the_address_gets_it_with_the_first_event():
     transport = adapt(NeedsAddress)(flavour="vanilla")
     assert transport.send(STORE, b"x", {}) == (STORE, STORE, b"x")
