@@ -161,6 +161,16 @@ class Flusher:
         held = refuge.spool.stats()["ready"] if refuge is not None else 0
         return int(self.spool.volatile + held)
 
+    def stats(self) -> dict[str, Any]:
+        """The spool's counts, or those of what is in memory while there is no spool."""
+        try:
+            counts = self.spool.stats()
+        except SpoolError:
+            if self._refuge is None:
+                raise
+            counts = self._refuge.spool.stats()
+        return {**counts, "volatile": self.volatile}
+
     # -- running ------------------------------------------------------------------------------
 
     def wake(self, runtime: str | None, own: int = 0) -> None:
@@ -208,17 +218,18 @@ class Flusher:
             self.spool.forget_backoff()
         runtime = backend.flushing_runtime
         was_running = runtime in self._runtimes
-        self.wake(runtime)
-        is_empty = self._wait_until_empty(deadline)
+        is_empty = self._run_until_empty(runtime, deadline)
         if not was_running and runtime != backend.runtime:
             self._stop_draining(deadline)  # these threads were for this flush alone
         return is_empty
 
-    def _wait_until_empty(self, deadline: float) -> bool:
+    def _run_until_empty(self, runtime: str, deadline: float) -> bool:
+        self.wake(runtime)
         while not self._is_empty():
             if time.monotonic() >= deadline:
                 return False
             native.sleep(_LOOK_SECONDS)
+            self.wake(runtime)  # not made before, if a worker of the last flush was in a request
         return True
 
     def _is_empty(self) -> bool:
@@ -335,7 +346,13 @@ def get_flusher(options: Options) -> Flusher:
 
 
 def open_spool(path: str, options: Options) -> Spool:
-    return Spool(path, fsync=options.fsync, max_bytes=options.max_bytes, overflow=options.overflow)
+    return Spool(
+        path,
+        fsync=options.fsync,
+        max_bytes=options.max_bytes,
+        overflow=options.overflow,
+        group=options.group,
+    )
 
 
 def _close_all() -> None:

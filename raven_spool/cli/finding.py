@@ -66,7 +66,7 @@ def batches(keys: Sequence[Key]) -> Iterator[tuple[str, list[Key]]]:
 def _find_number(spool: Spool, name: str) -> list[Key]:
     if not _NUMBER.fullmatch(name):
         return []
-    keys = spool.keys(after_id=int(name) - 1, limit=1)
+    keys = spool.list_keys(after_id=int(name) - 1, limit=1)
     return [key for key in keys if key.id == int(name)]
 
 
@@ -78,7 +78,7 @@ def _search(spool: Spool, names: Sequence[str]) -> dict[str, list[Key]]:
     }
     lengths = {len(start) for start in found}
     after = 0
-    while found and (page := spool.keys(after_id=after, limit=_PAGE_EVENTS)):
+    while found and (page := spool.list_keys(after_id=after, limit=_PAGE_EVENTS)):
         for key in page:
             for length in lengths:
                 matches = found.get(key.event_id[:length])

@@ -137,5 +137,11 @@ def _check(path: str, group: int | None, found: os.stat_result, creates: bool) -
         check_directory(path, group)
     except SpoolUnusable as error:
         raise Refusal(Exit.NOT_PERMITTED, str(error)) from error
+    except PermissionError as error:  # root could, and is its owner now
+        raise Refusal(
+            Exit.NOT_PERMITTED,
+            f"a directory above the spool {path} is closed to its owner, user {found.st_uid}: "
+            "run as the service does (a systemd unit with its User= and StateDirectory=)",
+        ) from error
     if not creates and not Spool.exists(path):
         raise _absent(path)

@@ -86,7 +86,7 @@ def _read_dsn(dsn: str) -> Elsewhere:
 def _dead_letters(spool: Spool) -> Iterator[list[Key]]:
     """In pages. Upwards: one that dies again meanwhile is behind us."""
     after = 0
-    while page := spool.keys(state=State.DEAD, after_id=after):
+    while page := spool.list_keys(state=State.DEAD, after_id=after):
         yield page
         after = page[-1].id
 

@@ -142,12 +142,12 @@ def _decode(event: Event) -> bytes:
     decoded = decoded_body(event)
     if event.endpoint == "envelope" or decoded.lstrip()[:1] == b"{":
         return decoded
-    # Old clients, and raven's for JavaScript, say nothing of their encoding: Sentry tries this.
+    # Ravens of old posted base64 of zlib and said nothing of it; Sentry tries this too.
     try:
         packed = base64.b64decode(decoded, validate=True)
+        return decoded_body(replace(event, body=packed, headers=(("Content-Encoding", "deflate"),)))
     except ValueError:
         return decoded
-    return decoded_body(replace(event, body=packed, headers=(("Content-Encoding", "deflate"),)))
 
 
 def _describe_item(item: Item) -> dict[str, Any]:

@@ -97,8 +97,7 @@ class ThreadRuntime:
 
     def _sender(self, senders: dict[str, Sender], name: str) -> Sender:
         if name not in senders:
-            with fork.kept_off():  # its library is imported now
-                senders[name] = self._make_sender(name)
+            senders[name] = fork.load(lambda: self._make_sender(name))  # imports its library
         return senders[name]
 
     def _wait(self, decision: Wait) -> None:

@@ -55,9 +55,19 @@ def _share(path: str, group: int) -> None:
     try:
         if not _is_shared(os.fstat(descriptor)):
             os.fchown(descriptor, -1, group)
-            os.fchmod(descriptor, _SHARED_DIRECTORY)
+            _open_to_group(path, descriptor)
     finally:
         os.close(descriptor)
+
+
+def _open_to_group(path: str, descriptor: int) -> None:
+    try:
+        os.fchmod(descriptor, _SHARED_DIRECTORY)
+    except PermissionError as error:
+        raise SpoolUnusable(
+            f"cannot make {path} set-group-id: under systemd's RestrictSUIDSGID (DynamicUser has "
+            "it too) set UMask=0007 and let tmpfiles.d make the spool directory"
+        ) from error
 
 
 def check_directory(path: str, group: int | None) -> None:
@@ -157,19 +167,44 @@ def _create_fifo(path: str) -> None:
         descriptor = os.open(temporary, _OPEN | os.O_NONBLOCK)
         try:
             if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-                _take_after(os.path.dirname(path), descriptor, _SHARED_FILE)
+                _fit(path, descriptor)
         finally:
             os.close(descriptor)
 
 
 def create_directory(path: str) -> None:
     """A directory in the spool's, as open as that. Nobody knows its name before we tell."""
-    os.mkdir(path, _PRIVATE_DIRECTORY)
+    is_shared = _is_shared(os.stat(os.path.dirname(path)))
+    # It inherits group and set-group-id, so with a umask of 007 nothing is left to be changed.
+    os.mkdir(path, 0o770 if is_shared else _PRIVATE_DIRECTORY)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        _take_after(os.path.dirname(path), descriptor, _SHARED_DIRECTORY)
+        if _take_after(os.path.dirname(path), descriptor) and not _is_shared(os.fstat(descriptor)):
+            _open_to_group(path, descriptor)
     finally:
         os.close(descriptor)
+
+
+class OwnFile:
+    """A descriptor that is used only while it is open on what it was opened on.
+
+    Whoever closes all there are (python-daemon) closes ours too, and then their numbers are the
+    application's: to write, lock or close there would be its harm.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._what = os.fstat(descriptor)
+
+    def is_ours(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self.descriptor), self._what)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        if self.is_ours():
+            os.close(self.descriptor)
 
 
 def replace(path: str, text: str) -> None:
@@ -211,7 +246,7 @@ def _under_another_name(path: str) -> Iterator[str]:
 def _create(path: str) -> int:
     descriptor = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE)
     try:
-        _take_after(os.path.dirname(path), descriptor, _SHARED_FILE)
+        _fit(path, descriptor)
     except BaseException:
         os.close(descriptor)
         raise
@@ -222,15 +257,20 @@ def _must_fit(directory: os.stat_result) -> bool:
     return _is_shared(directory) or (os.geteuid() == 0 and directory.st_uid != 0)
 
 
-def _take_after(path: str, descriptor: int, shared_mode: int) -> None:
-    """Owner (where we are root), group and mode as the directory at `path` has them."""
+def _fit(path: str, descriptor: int) -> None:
+    if _take_after(os.path.dirname(path), descriptor):
+        os.fchmod(descriptor, _SHARED_FILE)  # not before: that would open it to another group
+
+
+def _take_after(path: str, descriptor: int) -> bool:
+    """Owner (where we are root) and group as the directory at `path` has them. Returns whether it
+    is the group's too now."""
     directory = os.stat(path)
     if not _must_fit(directory):
-        return
+        return False
     owner = directory.st_uid if os.geteuid() == 0 else -1
     try:
         os.fchown(descriptor, owner, directory.st_gid)
     except PermissionError:
-        return  # a container's root without the right to: ours alone, then
-    if _is_shared(directory):
-        os.fchmod(descriptor, shared_mode)  # the group first: this would open it to another
+        return False  # a container's root without the right to: ours alone, then
+    return _is_shared(directory)

@@ -5,12 +5,22 @@ the parent closes (200 of 200, 4 of 4 runs); one that closes them itself hangs. 
 closes them before the fork, under our own locks, and both sides open again when they need to.
 The hooks never raise (Python would fork all the same) and give up within a second. A fork made
 in C calls no hooks: `notice` tells the child apart, and it stays off what it inherited.
+
+Nor does an import of ours: importlib's lock of a module that another thread is importing stays
+locked in the child for good, and who needs that module there hangs, at exit too (7 of 30 daemons
+that captured and forked at once). What is imported late comes through `load`: a fork waits for it.
 """
 
 import os
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 from raven_spool.spool import native
+
+T = TypeVar("T")
+
+# An import takes 0.1 s; one that waits for a lock of the forking thread's own imports, for ever.
+_IMPORT_PATIENCE_SECONDS = 1.0
 
 
 class Forkable(Protocol):
@@ -20,6 +30,7 @@ class Forkable(Protocol):
 
 
 _lock: Any = native.make_rlock()
+_imports: Any = native.make_rlock()
 _members: list[Forkable] = []
 _held: list[list[Forkable]] = []  # what each running fork holds: members may come meanwhile
 _pid = 0  # of the process that has the members
@@ -37,15 +48,35 @@ def join(member: Forkable) -> None:
         _members.append(member)
 
 
+def load(imports: Callable[[], T]) -> T:
+    """Call `imports`, and have no fork in the middle of it."""
+    lock = _imports
+    # As in Store.write: C calls alone around it, so that no signal leaves the lock held.
+    try:
+        lock.acquire(timeout=_IMPORT_PATIENCE_SECONDS)
+        return imports()
+    finally:
+        try:
+            lock.release()
+        except RuntimeError:
+            pass  # not won in time
+
+
 def _before() -> None:
     _lock.acquire()
     members = list(_members)
     _held.append(members)
     for member in members:
         member.before_fork()
+    # After the members' locks, as everywhere: the store looks for its imports under its own.
+    _imports.acquire(timeout=_IMPORT_PATIENCE_SECONDS)
 
 
 def _after_in_parent() -> None:
+    try:
+        _imports.release()
+    except RuntimeError:
+        pass  # not won in time
     for member in reversed(_held.pop()):
         member.after_fork_in_parent()
     _lock.release()
@@ -66,8 +97,9 @@ def notice() -> None:
 
 
 def _begin_life(members: list[Forkable]) -> None:
-    global _lock, _pid
+    global _lock, _imports, _pid
     _lock = native.make_rlock()
+    _imports = native.make_rlock()
     _pid = os.getpid()
     _held.clear()
     for member in members:

@@ -21,7 +21,7 @@ import time
 
 from raven_spool.errors import SpoolUnusable
 from raven_spool.spool import native
-from raven_spool.spool.files import open_fifo, open_private
+from raven_spool.spool.files import OwnFile, open_fifo, open_private
 
 # Measured in bench/enqueue.py with four saturated processes: shorter costs processor time,
 # longer shows in the worst send.
@@ -40,6 +40,7 @@ class Gate:
         self._queue = open_private(os.path.join(directory, "queue.lock"))
         self._main = open_private(self._path)
         self._hints = open_fifo(os.path.join(directory, "write.turn"))
+        self._files = [OwnFile(one) for one in (self._main, self._queue, self._hints)]
         self._freed_at = self._turn_ends_at = 0.0
         self._is_hot = False
         self._poll = select.poll()
@@ -108,10 +109,14 @@ class Gate:
         except OSError:
             return False
 
+    def is_lost(self) -> bool:
+        """Whether somebody closed our descriptors, and SQLite's with them."""
+        return not self._files[0].is_ours()
+
     def close(self) -> None:
         """In a forked child this must be all: an unlock would free the parent's lock."""
-        for descriptor in (self._queue, self._main, self._hints):
-            os.close(descriptor)
+        for file in self._files:
+            file.close()
 
 
 def _try(descriptor: int) -> bool:

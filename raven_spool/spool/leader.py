@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raven_spool.spool import fork
-from raven_spool.spool.files import open_private
+from raven_spool.spool.files import OwnFile, open_private
 from raven_spool.spool.places import MEMORY
 from raven_spool.spool.store import Store
 
@@ -54,7 +54,7 @@ class Leadership:
         self._lock: Any = None
         self._inode = 0
         self._epoch = 0
-        self._record = -1
+        self._record: OwnFile | None = None
         self._ticked = self._busy_until = 0.0
 
     @property
@@ -84,7 +84,7 @@ class Leadership:
         self._lock = lock or True
         if not self._in_memory:
             self._inode = os.stat(self._lock_path).st_ino
-            self._record = open_private(self._record_path)
+            self._record = OwnFile(open_private(self._record_path))
         self.tick(0.0)
         return True
 
@@ -113,17 +113,17 @@ class Leadership:
         with contextlib.suppress(Exception):  # a broken spool must not keep us leading
             if clean:
                 self._store.write(lambda queue: _stand_down(queue, epoch), _PATIENCE_SECONDS)
-        if record >= 0:
+        if record is not None:
             if is_ours:  # else another leader has its own record there
                 _write_record(record, None)
-            os.close(record)
+            record.close()
         if lock is not True:
             lock.release()
 
     def tick(self, busy_seconds: float) -> None:
         """Say that we move: once a second, or when a request may take longer than was said."""
         now = time.time()
-        if self._record < 0:
+        if self._record is None:
             return
         if abs(now - self._ticked) >= _TICK_SECONDS or now + busy_seconds > self._busy_until + 1:
             self._ticked, self._busy_until = now, now + busy_seconds
@@ -144,14 +144,14 @@ class Leadership:
 
     def after_fork_in_child(self) -> None:
         # filelock closes its descriptor in the child by itself and refuses the object.
-        if self._record >= 0:
-            os.close(self._record)
+        if self._record is not None:
+            self._record.close()
         self._forget()
 
 
 def _acquire(path: str) -> Any:
     """The lock, or None if somebody else has it."""
-    from filelock import FileLock, Timeout  # 53 ms: only those who drain pay for it
+    from filelock import FileLock, Timeout  # 53 ms that an import of raven_spool must not cost
 
     os.close(open_private(path))  # filelock would make it for ourselves alone
     lock = FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
@@ -174,7 +174,7 @@ def _stand_down(queue: "EventQueue", epoch: int) -> None:
     queue.connection.execute("UPDATE leadership SET leading = 0 WHERE epoch = ?", (epoch,))
 
 
-def _write_record(descriptor: int, record: LeaderRecord | None) -> None:
+def _write_record(file: OwnFile, record: LeaderRecord | None) -> None:
     text = "{}"
     if record is not None:
         text = json.dumps(
@@ -185,7 +185,8 @@ def _write_record(descriptor: int, record: LeaderRecord | None) -> None:
             }
         )
     # One write of one size: a reader never sees half of it.
-    os.pwrite(descriptor, text.encode().ljust(_RECORD_BYTES) + b"\n", 0)
+    if file.is_ours():
+        os.pwrite(file.descriptor, text.encode().ljust(_RECORD_BYTES) + b"\n", 0)
 
 
 def read_record(path: str) -> LeaderRecord | None:

@@ -52,6 +52,9 @@ class Place(Protocol):
     def has_moved(self) -> bool:
         """Whether the live generation is no longer the one that was located."""
 
+    def is_lost(self) -> bool:
+        """Whether the descriptors were closed under us."""
+
     def sync(self) -> None:
         """Bring what was committed to the disk itself."""
 
@@ -149,6 +152,9 @@ class DiskPlace:
         finally:
             os.close(descriptor)
 
+    def is_lost(self) -> bool:
+        return self._gate is not None and self._gate.is_lost()
+
     def leave(self) -> None:
         gate, self._gate = self._gate, None
         if gate is not None:
@@ -183,6 +189,9 @@ class MemoryPlace:
     def publish(self, generation: str) -> None: ...
 
     def has_moved(self) -> bool:
+        return False
+
+    def is_lost(self) -> bool:
         return False
 
     def sync(self) -> None: ...

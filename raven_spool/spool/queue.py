@@ -204,7 +204,9 @@ class EventQueue(SQLiteAckQueue):
         )
         return [StoredRow._make(row) for row in rows]
 
-    def keys(self, where: str, after_id: int, limit: int) -> list[tuple[int, int, int, float, str]]:
+    def list_keys(
+        self, where: str, after_id: int, limit: int
+    ) -> list[tuple[int, int, int, float, str]]:
         """Without the payload, whose pages a search would have to read."""
         return self.connection.execute(
             f"SELECT _id, status, lane, timestamp, event_id FROM {self._table_name} "

@@ -1,6 +1,7 @@
 """Making room in a spool that has reached its own limit."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from raven_spool.spool import schema
 from raven_spool.spool.store import PAGE_BYTES
@@ -8,9 +9,12 @@ from raven_spool.spool.store import PAGE_BYTES
 if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue
 
+T = TypeVar("T")
+
 _EVICTED_AT_ONCE = 64
 _EVICTION_PAGES = 64  # beyond the cap, while room is being made
 _SLACK_PAGES = 16  # what an event takes beside its body: leaves, indexes, the ledger
+_NO_CAP = 1 << 30
 
 
 def evict(queue: "EventQueue", size_bytes: int) -> bool:
@@ -26,6 +30,20 @@ def evict(queue: "EventQueue", size_bytes: int) -> bool:
     finally:
         queue.connection.execute(f"PRAGMA max_page_count = {cap}")
     return True
+
+
+def go_beyond(queue: "EventQueue", operation: Callable[["EventQueue"], T]) -> T:
+    """Run `operation` without the spool's own limit, for what adds no event.
+
+    SQLite writes a row of another length anew before the pages of the old one are free: in a full
+    spool, a large event could be neither removed nor buried.
+    """
+    (cap,) = queue.connection.execute("PRAGMA max_page_count").fetchone()
+    queue.connection.execute(f"PRAGMA max_page_count = {_NO_CAP}")
+    try:
+        return operation(queue)
+    finally:
+        queue.connection.execute(f"PRAGMA max_page_count = {cap}")
 
 
 def _used_pages(queue: "EventQueue") -> int:

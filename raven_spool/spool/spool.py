@@ -13,7 +13,7 @@ from raven_spool.spool.keeper import Keeper
 from raven_spool.spool.lanes import LaneBook
 from raven_spool.spool.leader import Leadership
 from raven_spool.spool.places import MEMORY
-from raven_spool.spool.room import evict
+from raven_spool.spool.room import evict, go_beyond
 from raven_spool.spool.rows import StoredRow
 from raven_spool.spool.store import Store
 from raven_spool.spool.stored import Key, Stored, is_whole, read_event, read_key, read_stored
@@ -377,13 +377,13 @@ class Spool:
             stored.append(read_stored(row, lane.category, held, destination))
         return stored
 
-    def keys(
+    def list_keys(
         self, *, state: State | None = None, after_id: int = 0, limit: int = 1000
     ) -> list[Key]:
         """The names of stored events with ids above `after_id`, `limit` at most, oldest first."""
 
         def look(queue: "EventQueue") -> list[Key]:
-            rows = queue.keys(_IN_STATE[state], after_id, limit)
+            rows = queue.list_keys(_IN_STATE[state], after_id, limit)
             return [read_key(row, self._store.generation) for row in rows]
 
         return self._read(look)
@@ -429,6 +429,8 @@ class Spool:
         except SpoolCorrupt as error:
             self._quarantine(error)
             return self._store.write(operation, _PATIENCE_SECONDS)
+        except SpoolFull:  # by its own limit, or else the disk, and it will raise again
+            return self._store.write(lambda queue: go_beyond(queue, operation), _PATIENCE_SECONDS)
 
     def _write_in(self, generation: str | None, operation: Callable[["EventQueue"], T]) -> T | None:
         """Ids mean something only within the file they came from: nothing is done in another."""

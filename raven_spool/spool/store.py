@@ -124,6 +124,7 @@ class Store:
                 pass
 
     def _read(self, operation: Callable[["EventQueue"], T], deadline: float) -> T:
+        self._check_lost()
         if self._queue is None or self._place.has_moved():
             self._open_gated(deadline)
         return self._operate(operation)
@@ -152,6 +153,7 @@ class Store:
                 raise SpoolBusy("forked in the middle: what was begun is the parent's")
 
     def _write_gated(self, operation: Callable[["EventQueue"], T], deadline: float) -> T:
+        self._check_lost()
         if self._queue is None:
             self._check_refused()
             self._enter()
@@ -160,6 +162,12 @@ class Store:
         if self._queue is None or self._place.has_moved():
             self._open(deadline)
         return self._operate(operation)
+
+    def _check_lost(self) -> None:
+        """SQLite would write into whatever has its descriptors' numbers now, and can't open the
+        same file again: within a process its locks are kept by inode."""
+        if self._place.is_lost():
+            self._leave_for_good("its descriptors were closed under it (as a daemon closes all)")
 
     def _operate(self, operation: Callable[["EventQueue"], T]) -> T:
         assert self._queue is not None
@@ -219,8 +227,9 @@ class Store:
         except (SchemaTooNew, SpoolUnusable) as error:
             raise self._refuse(error) from None
         except OSError as error:
-            refused = SpoolUnusable(f"cannot use the spool {self.path}: {error.strerror}")
-            raise self._refuse(refused) from error
+            where = error.filename or self.path
+            text = f"cannot use the spool {self.path}: {error.strerror}: {where}"
+            raise self._refuse(SpoolUnusable(text)) from error
 
     def _open_live(self) -> None:
         generation = self._place.locate()
@@ -301,6 +310,7 @@ class Store:
                 lock.release()
 
     def _close(self) -> None:
+        self._check_lost()
         queue, self._queue = self._queue, None
         if queue is not None:
             queue.close()
@@ -344,13 +354,17 @@ class Store:
         return bool(self._lock.acquire(blocking=False))
 
     def _abandon(self) -> None:
-        """An inherited open connection: never touch it, never free it, stay off the file."""
+        """An inherited open connection: stay off the file."""
+        self._start_life()
+        self._leave_for_good("it was in use when this process was forked")
+        if self.path == MEMORY:
+            self._refused = None  # the parent's events are the parent's; we begin our own
+
+    def _leave_for_good(self, why: str) -> None:
+        """Never touch the connection again, and never free it."""
         queue, self._queue = self._queue, None
         if queue is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(queue))  # its __del__ would close it
         self._place.leave()
-        self._start_life()
-        if self.path == MEMORY:
-            return  # the parent's events are the parent's; this process begins its own
-        error = SpoolUnusable(f"forked while the spool {self.path} was in use: not until exec")
+        error = SpoolUnusable(f"cannot use the spool {self.path} until exec: {why}")
         self._refused = (float("inf"), error)

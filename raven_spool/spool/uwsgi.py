@@ -4,10 +4,11 @@ Before 2.0.27, unless told --enable-threads, it holds the GIL between requests: 
 still wherever it happens to be, the spool's locks in its hands (measured with 2.0.26: every send
 of the other workers then waited out its `send_timeout`).
 
-And it forks in C, behind Python's back, unless told --py-call-uwsgi-fork-hooks. Where its master
-has loaded the application (no --lazy-apps), what another thread holds at that moment, the GIL
-first of all, is held in the worker for good (measured with 2.0.30: a worker hung at 5 of 6
-starts after a capture at import). So nothing of ours runs or is open there between two calls.
+And it forks in C, behind Python's back; only from 2.0.27 on does --py-call-uwsgi-fork-hooks call
+all of Python's hooks. Where its master has loaded the application (no --lazy-apps), what another
+thread holds at that moment, the GIL first of all, is held in the worker for good (measured with
+2.0.30: a worker hung at 5 of 6 starts after a capture at import). So nothing of ours runs or is
+open there between two calls.
 """
 
 import os
@@ -20,7 +21,7 @@ _OFF = (None, False, b"false", b"off", b"no", b"0")  # the values of an option t
 def lacks_threads() -> bool:
     """Whether a thread would stand still between requests."""
     module = _module()
-    return module is not None and not getattr(module, "has_threads", True)
+    return module is not None and not module.has_threads
 
 
 def forks_unseen() -> bool:
@@ -33,10 +34,11 @@ def forks_unseen() -> bool:
 
 
 def _calls_hooks(module: Any) -> bool:
-    return bool(module.has_threads) and module.opt.get("py-call-uwsgi-fork-hooks") not in _OFF
+    is_told = module.opt.get("py-call-uwsgi-fork-hooks") not in _OFF
+    return is_told and bool(module.has_threads) and module.version_info[:3] >= (2, 0, 27)
 
 
 def _module() -> Any:
     """The real one: it cannot be imported outside of uWSGI, but stand-ins can."""
     module = sys.modules.get("uwsgi")
-    return module if hasattr(module, "masterpid") and hasattr(module, "has_threads") else None
+    return module if hasattr(module, "masterpid") and hasattr(module, "version_info") else None

@@ -9,14 +9,14 @@ import contextlib
 import os
 
 from raven_spool.spool import fork
-from raven_spool.spool.files import open_fifo
+from raven_spool.spool.files import OwnFile, open_fifo
 from raven_spool.spool.places import MEMORY
 
 
 class Bell:
     def __init__(self, path: str) -> None:
         self._path = path
-        self._ends: tuple[int, ...] = ()
+        self._ends: list[OwnFile] = []  # of a named pipe one, for both directions
         self._generation = ""
         fork.join(self)
 
@@ -28,15 +28,17 @@ class Bell:
         """
         if not generation and self._path != MEMORY:
             raise FileNotFoundError(f"{self._path} was not opened")
-        if not self._ends or generation != self._generation:
+        if generation != self._generation or not self._is_ours():
             self.ring_ends()  # whoever listens to the old one must come and get the new one
             self.close()
-            if self._path == MEMORY:
-                self._ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            else:
-                self._ends = (open_fifo(os.path.join(self._path, "wake")),)
+            self._ends = [OwnFile(one) for one in self._open()]
             self._generation = generation
-        return self._ends[0]
+        return self._ends[0].descriptor
+
+    def _open(self) -> tuple[int, ...]:
+        if self._path == MEMORY:
+            return os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        return (open_fifo(os.path.join(self._path, "wake")),)
 
     def ring(self, generation: str) -> None:
         """Costs about a microsecond; a bell that can't ring is no error."""
@@ -46,19 +48,22 @@ class Bell:
 
     def ring_ends(self) -> None:
         with contextlib.suppress(OSError):  # BlockingIOError: it rings already
-            if self._ends:
-                os.write(self._ends[-1], b".")
+            if self._is_ours():
+                os.write(self._ends[-1].descriptor, b".")
 
     def silence(self) -> None:
         """Take in what has rung. For the leader, before it looks at the spool."""
         with contextlib.suppress(OSError):
-            if self._ends:
-                os.read(self._ends[0], 65536)
+            if self._is_ours():
+                os.read(self._ends[0].descriptor, 65536)
+
+    def _is_ours(self) -> bool:
+        return bool(self._ends) and self._ends[-1].is_ours()
 
     def close(self) -> None:
-        ends, self._ends = self._ends, ()
+        ends, self._ends = self._ends, []
         for end in ends:
-            os.close(end)
+            end.close()
 
     def before_fork(self) -> None: ...
 

@@ -179,11 +179,16 @@ class SpoolingTransport(Transport):
             verify_ssl=options.verify_ssl,
             ca_certs=options.ca_certs,
             proxy=options.proxy,
-            sender=backends.name_sender(options.sender or self._backend.sender),
+            sender=self._name_sender(),
         )
+
+    def _name_sender(self) -> str:
+        """Its name in the spool; from now on this process can send what is stored under it."""
+        return backends.name_sender(self._options.sender or self._backend.sender)
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Deliver now, whatever back-off says. Returns whether nothing is left in the spool."""
+        self._name_sender()  # what an earlier process left may be all there is
         return self.flusher.flush(timeout, self._backend)
 
     def close(self, timeout: float | None = None) -> None:
@@ -195,8 +200,7 @@ class SpoolingTransport(Transport):
 
     def stats(self) -> dict[str, Any]:
         """The spool's counts, and how many events of this process no disk has (`volatile`)."""
-        flusher = self.flusher
-        return {**flusher.spool.stats(), "volatile": flusher.volatile}
+        return self.flusher.stats()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} spool_path={self._options.spool_path!r}>"

@@ -23,6 +23,7 @@ class SpoolTransport(SpoolingTransport):
         send_timeout: seconds a send may wait for other writers.
         max_bytes: the spool's size; a tenth of the file system at most.
         max_age: seconds after which an undelivered event becomes a dead letter.
+        group: a group, by name or number, whose members share the spool.
         overflow: "drop_oldest" or "drop_newest" when max_bytes is reached.
         on_server_error, on_rate_limit: "discard" gives Sentry's guidance to SDKs to the letter.
         wait, stop: tenacity strategies for back-off and giving up.

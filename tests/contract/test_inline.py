@@ -87,7 +87,9 @@ def test_inline_send_takes_its_timeout_at_most_with_a_backlog_and_a_slow_server(
     assert 1 < len(ingest.event_ids()) <= 4, "no new one is begun in the second half"
 
 
-@pytest.mark.parametrize("answer", [status(500), status(403), too_many("60")], ids=str)
+@pytest.mark.parametrize(
+    "answer", [status(500), status(403), too_many("60")], ids=["500", "403", "429"]
+)
 def test_inline_send_to_a_held_destination_asks_nobody(ingest, spool_path, answer):
     ingest.answer_with(answer)
     client = make_client(ingest, HTTPTransport(spool_path=spool_path, wait=lambda state: 60))

@@ -228,7 +228,9 @@ def test_sender_that_cannot_be_imported_keeps_the_events(ingest, make_client, ca
     assert "no_such_module" in caplog.text
 
 
-@pytest.mark.parametrize("sender", [object(), 5, HTTPTransport, SpoolTransport()], ids=str)
+@pytest.mark.parametrize(
+    "sender", [object(), 5, HTTPTransport, SpoolTransport()], ids=["a", "b", "c", "d"]
+)
 def test_sender_that_is_none_is_refused(sender, path):
     with pytest.raises(ConfigurationError, match="sender"):
         SpoolTransport(spool_path=str(path), sender=sender)

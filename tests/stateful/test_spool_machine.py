@@ -143,7 +143,7 @@ class SpoolMachine(RuleBasedStateMachine):
             st.sampled_from(sorted({one.lane for one in self.model.stored.values()}))
         )
         lane = self._lanes()[wanted]
-        expected = self._claimable(wanted)[:limit]
+        expected = sorted(self._claimable(wanted)[:limit])
         found = self.spool.claim(lane, limit=limit, now=self.now, skip=set(self.live))
         assert [one.id for one in found] == expected
         for one in found:
@@ -250,6 +250,22 @@ class SpoolMachine(RuleBasedStateMachine):
         if revived:
             known.state, known.attempts, known.due = State.READY, 0, 0.0
 
+    @precondition(lambda self: self.model.stored)
+    @rule(choice=st.data(), to=st.sampled_from(sorted(DESTINATIONS)), by=st.integers(0, 1))
+    def reroute(self, choice, to, by):
+        """Of two events, in any state, claimed or not."""
+        keys = choice.draw(
+            st.lists(
+                st.sampled_from(sorted(self.model.stored)), min_size=1, max_size=2, unique=True
+            )
+        )
+        assert self.spools[by].reroute(keys, DESTINATIONS[to]) == len(keys)
+        assert self.spools[by].reroute(keys, DESTINATIONS[to], generation="g-other") == 0
+        for key in keys:
+            known = self.model.stored[key]
+            known.lane = (to, known.lane[1])
+            known.state, known.attempts, known.due = State.READY, 0, 0.0
+
     # -- lanes --------------------------------------------------------------------------------
 
     @precondition(lambda self: self.model.accepted)
@@ -352,6 +368,20 @@ class SpoolMachine(RuleBasedStateMachine):
             lane.id: lane.ready for lane, _ in self.spools[0].all_lanes() if lane.ready
         } == ready
         assert sum(dead for *_, dead in rows) == self.model.count(State.DEAD)
+
+    @invariant()
+    def each_lane_adds_up(self):
+        rows = self.spools[1]._read(
+            lambda queue: queue.connection.execute(
+                "SELECT accepted, ready + dead + delivered + "
+                "(SELECT TOTAL(events) FROM drops WHERE lane = lanes.id), "
+                "bytes, (SELECT TOTAL(size) FROM ack_queue_events WHERE lane = lanes.id), "
+                "dead, (SELECT COUNT(*) FROM ack_queue_events WHERE lane = lanes.id "
+                "AND status = 9) FROM lanes"
+            ).fetchall()
+        )
+        for accepted, kept, size, sizes, dead, letters in rows:
+            assert (accepted, size, dead) == (kept, sizes, letters)
 
     @invariant()
     def lanes_are_held_as_in_the_model(self):

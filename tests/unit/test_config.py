@@ -1,7 +1,9 @@
 """Options: where they come from, what they may be, and what a bad one leads to."""
 
+import grp
 import logging
 import math
+import os
 import string
 
 import pytest
@@ -15,6 +17,7 @@ DEFAULTS = Options()
 MIB = 1 << 20
 STRINGS = {
     "spool_path": "/var/spool/app",
+    "group": "61100",
     "backend": "none",
     "fsync": "always",
     "concurrency": "2",
@@ -33,6 +36,7 @@ STRINGS = {
 }
 VALUES = {
     **STRINGS,
+    "group": 61100,
     "concurrency": 2,
     "timeout": 90.0,
     "verify_ssl": False,
@@ -124,6 +128,10 @@ BAD = [
     ("timeout", "nan", "must be a number of seconds"),
     ("verify_ssl", "maybe", "must be 1 or 0, true or false"),
     ("spool_path", "a\0b", "must be a string, not empty"),
+    ("group", "no such group", "must be the name or the number of a group"),
+    ("group", "-1", "must be the name or the number of a group"),
+    ("group", "4294967295", "must be the name or the number of a group"),
+    ("group", "²", "must be the name or the number of a group"),
     ("sender", "telnet", "must be urllib, requests, or module:attribute"),
     ("shutdown_timeout", "inf", "must be a number of seconds"),
     ("max_bytes", "1000", "must be a size of at least 1MiB"),
@@ -179,6 +187,10 @@ def test_strict_raises_for_strings_too(name, text, allowed):
         ("verify_ssl", 2),
         ("spool_path", b"/x"),
         ("spool_path", 7),
+        ("group", -1),
+        ("group", 1 << 32),
+        ("group", True),
+        ("group", 1.0),
         ("shutdown_timeout", math.inf),
         ("max_bytes", MIB - 1),
         ("max_bytes", 1e9),
@@ -314,6 +326,12 @@ def test_home_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
 
     assert read_option("spool_path", "~/spool") == "/home/someone/spool"
+
+
+def test_group_is_read_by_its_name():
+    group = grp.getgrgid(os.getegid())
+
+    assert read_option("group", f" {group.gr_name} ") == group.gr_gid
 
 
 @pytest.mark.parametrize("text", ["1", "true", "YES", " on "])

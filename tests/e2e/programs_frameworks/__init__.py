@@ -1,0 +1,1 @@
+"""Small applications, configured as each framework's users configure raven."""
