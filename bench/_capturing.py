@@ -1,6 +1,6 @@
 """The program that the contestants of backends.py are put into: captures events, then ends.
 
-    python -m bench._capturing '{"transport": "module:Class", "dsn": ..., "count": 20,
+    python bench/_capturing.py '{"transport": "module:Class", "dsn": ..., "count": 20,
                                  "ending": "exit", "diary": FILE}'
 
 It is what a user of raven writes; only the transport differs. The diary gets a line when a capture
@@ -37,7 +37,7 @@ def make_client(dsn: str, transport: str) -> Any:
 def capture(client: Any, number: int) -> str:
     try:
         event_id: str = client.captureMessage(f"event {number}")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 whatever it is, it is counted
         return f"raised {type(error).__name__}"
     finally:
         client.context.clear()

@@ -30,19 +30,18 @@ def list_cells(run: Record) -> Iterator[str]:
     yield "| transport | " + " | ".join(one["title"] for one in scenarios) + " |"
     yield "|---" * (len(scenarios) + 1) + "|"
     for contestant in run["contestants"]:
-        cells = [
-            describe_cell(contestant["cells"][one["key"]], one)
-            if contestant["cells"]
-            else "not installed"
-            for one in scenarios
-        ]
+        cells = [f"{contestant['library']} is not installed", *[""] * (len(scenarios) - 1)]
+        if contestant["cells"]:
+            cells = [describe_cell(contestant["cells"][one["key"]], one) for one in scenarios]
         yield f"| {contestant['name']} | " + " | ".join(cells) + " |"
 
 
 def describe_cell(cell: Record, scenario: Record) -> str:
     lost = cell["captured"] - cell["arrived"] - cell["kept"] - cell["raised"]
     marks = [
-        f"**{cell['arrived']} leaked**" if cell["arrived"] and not scenario["should_arrive"] else "",
+        f"**{cell['arrived']} leaked**"
+        if cell["arrived"] and not scenario["should_arrive"]
+        else "",
         f"{cell['kept']} kept" if cell["kept"] else "",
         f"**{lost} lost**" if lost else "",
         f"**{cell['twice']} twice**" if cell["twice"] else "",

@@ -13,9 +13,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.support import tool  # noqa: E402
-from tests.support.answers import reset, silence, status, too_many  # noqa: E402
+from tests.support.answers import ok, reset, silence, status, too_many  # noqa: E402
 from tests.support.ingest import Ingest  # noqa: E402
 from tests.support.proxy import Proxy  # noqa: E402
 
 _EVENTS = 20
 _HANGS_AFTER_SECONDS = 60
 _AT_ONCE = 2  # what is counted does not depend on the machine's speed
-_NOT_INHERITED = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file")
+_NOT_INHERITED = (
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    *("ssl_cert_file", "requests_ca_bundle", "curl_ca_bundle"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,6 @@ class Contestant:
     transport: str
     spools: bool = False
     query: str = ""
-    flush: tuple[str, ...] = ()  # what the tool needs to be told
     library: str | None = None  # without which it can't be tried
 
 
@@ -149,6 +151,7 @@ def main() -> None:
             {
                 "name": contestant.name,
                 "transport": contestant.transport,
+                "library": contestant.library,
                 "cells": measure(contestant, count, directory),
             }
             for contestant in CONTESTANTS
@@ -198,12 +201,12 @@ def go_through(contestant: Contestant, scenario: Scenario, count: int, place: Pa
         dsn = run.dsn(server, scenario)
         scenario.trouble(server)
         run.capture(dsn, count, scenario.ending, environ)
-        first = run.diary.read_text().split("\n")[:-1] if run.diary.exists() else []
-        with _well(server):
-            run.capture(dsn, 1, "exit", environ)
-            if contestant.spools:
-                run.flush(environ)
-            times = Counter(server.event_ids())
+        first = run.diary.read_text().splitlines()
+        mend(server)
+        run.capture(dsn, 1, "exit", environ)
+        if contestant.spools:
+            run.flush(environ)
+        times = Counter(server.event_ids())
         passed = len(proxy.passed) if proxy else sum(times.values())
     ids = [line for line in first if not line.startswith("raised ")]
     return Cell(
@@ -217,14 +220,10 @@ def go_through(contestant: Contestant, scenario: Scenario, count: int, place: Pa
     )
 
 
-@contextmanager
-def _well(server: Ingest) -> Iterator[None]:
-    from tests.support.answers import ok
-
+def mend(server: Ingest) -> None:
     server.answer_with(ok())
-    server.stop()  # what was silent lets go, what was away comes back
+    server.stop()  # what was silent lets go
     server.start()
-    yield
 
 
 class _Run:
@@ -255,7 +254,7 @@ class _Run:
         self._run(program, environ)
 
     def flush(self, environ: dict[str, str]) -> None:
-        self._run(self._tool("flush", "--timeout", "5", *self._contestant.flush), environ)
+        self._run(self._tool("flush", "--timeout", "5"), environ)
 
     def list_kept(self) -> set[str]:
         if not self._contestant.spools:

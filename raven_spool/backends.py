@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raven_spool.errors import BackendUnavailable, ConfigurationError
+from raven_spool.spool import fork
 
 THREAD = "raven_spool.runtimes.thread:ThreadRuntime"
 INLINE = "raven_spool.runtimes.inline:InlineRuntime"
@@ -60,7 +61,7 @@ def load(target: str, extra: str | None = None) -> Any:
     """
     module, _, attribute = target.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return getattr(fork.load(lambda: importlib.import_module(module)), attribute)
     except ImportError as error:
         remedy = f": pip install 'raven-spool[{extra}]'" if extra else ""
         raise BackendUnavailable(f"{target} needs {error.name}{remedy}") from error
@@ -71,6 +72,8 @@ def load(target: str, extra: str | None = None) -> Any:
 # What this process was told to send with, by the name under which its events are stored. Nothing
 # that stands in a spool is ever imported: a file must not make its reader run code.
 _own_transports: dict[str, Any] = {}
+_OWN_SENDER = "raven_spool.senders.transport:TransportSender"
+_MAKE_TRANSPORT = "raven_spool.senders.transport:make_transport"
 
 
 def name_sender(sender: Any) -> str:
@@ -107,8 +110,7 @@ def make_sender(name: str) -> Any:
     """
     if name in SENDERS:
         return load(SENDERS[name])()
-    from raven_spool.senders.transport import TransportSender, make_transport
-
+    made_by, make_transport = load(_OWN_SENDER), load(_MAKE_TRANSPORT)
     found = _own_transports[name]
     if found is None:
         found = _load_own(name)
@@ -117,7 +119,7 @@ def make_sender(name: str) -> Any:
     if not (hasattr(found, "send") or hasattr(found, "async_send")):
         raise ConfigurationError(f"sender={name}: a {type(found).__name__} has no `send`")
     _own_transports[name] = found  # one for all workers, as raven has one for all threads
-    return TransportSender(found)
+    return made_by(found)
 
 
 def _load_own(name: str) -> Any:

@@ -31,6 +31,9 @@ _LOOK_SECONDS = 0.02
 _LAST_JOIN_SECONDS = 0.05
 _WARN_AGAIN_SECONDS = 60.0
 _MOVED_AT_ONCE = 50
+# A forked child often ends with os._exit right after its first event (RQ's horses, Celery's
+# children): a send begun then would be cut, and sent again.
+_FORKED_PATIENCE_SECONDS = 1.0
 
 
 class Flusher:
@@ -158,7 +161,9 @@ class Flusher:
     def volatile(self) -> int:
         """Events of this process that no disk has."""
         refuge = self._refuge
-        held = refuge.spool.stats()["ready"] if refuge is not None else 0
+        held = 0
+        if refuge is not None:
+            held = refuge.spool.stats()["ready"] + refuge.spool.volatile
         return int(self.spool.volatile + held)
 
     def stats(self) -> dict[str, Any]:
@@ -225,6 +230,10 @@ class Flusher:
 
     def _run_until_empty(self, runtime: str, deadline: float) -> bool:
         self.wake(runtime)
+        if self._drain is not None:
+            self._drain.lead_now()
+        for running in list(self._runtimes.values()):
+            running.join(0.0)  # who waits looks again
         while not self._is_empty():
             if time.monotonic() >= deadline:
                 return False
@@ -248,6 +257,7 @@ class Flusher:
         deadline = time.monotonic() + timeout_seconds
         self._stop_draining(deadline)
         if self._refuge is not None:
+            self._refuge.spool.keeper.beat()  # what waits in its line is to be sent too
             self._refuge._stop_draining(deadline)
         self._finish_spool()
 
@@ -311,6 +321,7 @@ def make_drain(
         on_delivered=options.on_delivered,
         on_dead=options.on_dead,
         can_send=can_send,
+        leads_after_seconds=_FORKED_PATIENCE_SECONDS if fork.is_child() else 0.0,
     )
 
 

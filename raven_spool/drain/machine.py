@@ -72,7 +72,9 @@ class Drain:
         on_delivered: Delivered | None = None,
         on_dead: Died | None = None,
         can_send: Callable[[str], bool] = lambda sender: True,
+        leads_after_seconds: float = 0.0,
     ) -> None:
+        """`leads_after_seconds`: a process that may not live long begins nothing before."""
         self.spool = spool
         self.policy = policy
         self.workers = workers
@@ -82,6 +84,8 @@ class Drain:
         self._news = News()
         self._board = Board(workers)
         self._outcomes = Outcomes(spool, policy, self._board, self._news, on_delivered, on_dead)
+        self._leads_after_seconds = leads_after_seconds
+        self._leads_ticks: float | None = None
         self._waiters = 0
         self._careful = 0  # sends that still go one at a time
         self._idle_ticks: float | None = None
@@ -170,6 +174,10 @@ class Drain:
         self._finish_ticks = ticks
         self.spool.ring_bell()
 
+    def lead_now(self) -> None:
+        """A flush was asked for: the process will live as long as that takes."""
+        self._leads_after_seconds, self._leads_ticks = 0.0, None
+
     def stop(self) -> None:
         """Stop as soon as nothing is in flight, whatever is left."""
         self._stopping = True
@@ -194,7 +202,7 @@ class Drain:
         if self._stopping:
             self._outcomes.settle()
             return Stop("stopped")
-        if not self._lead():
+        if self._is_too_young(ticks) or not self._lead():
             return self._follow()
         if self._outcomes.must_settle(ticks):
             self._outcomes.settle()
@@ -217,6 +225,12 @@ class Drain:
             claimed = self._pick()
             if claimed is not None:
                 self._send(claimed, now, ticks, hand)
+
+    def _is_too_young(self, ticks: float) -> bool:
+        if self._leads_ticks is None:
+            self._leads_ticks = ticks + self._leads_after_seconds
+        is_finishing = self._finish_ticks is not None
+        return ticks < self._leads_ticks and not is_finishing
 
     def _lead(self) -> bool:
         leadership = self.spool.leadership

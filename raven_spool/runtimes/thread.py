@@ -14,7 +14,7 @@ from raven_spool.drain import Drain
 from raven_spool.drive import drive
 from raven_spool.model import Wait
 from raven_spool.senders import Sender
-from raven_spool.spool import fork, native, uwsgi
+from raven_spool.spool import native, uwsgi
 
 log = logging.getLogger("raven.spool")
 
@@ -97,7 +97,7 @@ class ThreadRuntime:
 
     def _sender(self, senders: dict[str, Sender], name: str) -> Sender:
         if name not in senders:
-            senders[name] = fork.load(lambda: self._make_sender(name))  # imports its library
+            senders[name] = self._make_sender(name)
         return senders[name]
 
     def _wait(self, decision: Wait) -> None:

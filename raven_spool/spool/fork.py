@@ -33,19 +33,19 @@ _lock: Any = native.make_rlock()
 _imports: Any = native.make_rlock()
 _members: list[Forkable] = []
 _held: list[list[Forkable]] = []  # what each running fork holds: members may come meanwhile
-_pid = 0  # of the process that has the members
+_pid = os.getpid()  # of the process that has the members
+_is_child = False
 
 
 def join(member: Forkable) -> None:
     """From now on forks ask `member`. It stays for the life of the process."""
-    global _pid
     with _lock:
-        if not _members:
-            _pid = os.getpid()
-            os.register_at_fork(
-                before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
-            )
         _members.append(member)
+
+
+def is_child() -> bool:
+    """Whether this process was forked, and not begun anew: it may end with os._exit at any time."""
+    return _is_child
 
 
 def load(imports: Callable[[], T]) -> T:
@@ -97,10 +97,16 @@ def notice() -> None:
 
 
 def _begin_life(members: list[Forkable]) -> None:
-    global _lock, _imports, _pid
+    global _lock, _imports, _pid, _is_child
     _lock = native.make_rlock()
     _imports = native.make_rlock()
     _pid = os.getpid()
+    _is_child = True
     _held.clear()
     for member in members:
         member.after_fork_in_child()
+
+
+os.register_at_fork(
+    before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+)

@@ -3,6 +3,7 @@
 It begins with the first need and ends when there is none; a forked child begins its own.
 """
 
+import time
 from collections.abc import Callable
 
 from raven_spool.errors import SpoolBusy, SpoolError, SpoolUncertain
@@ -14,6 +15,7 @@ from raven_spool.spool.store import Reentered, Store
 # Twice a second keeps the promise of `everysec`: on disk within a second of the commit.
 _BEAT_SECONDS = 0.5
 _IDLE_BEATS = 10
+_LATE_SECONDS = 1.0  # what `everysec` allows
 _PATIENCE_SECONDS = 0.2
 
 Refuge = Callable[[Event, Destination], None]
@@ -26,6 +28,7 @@ class Keeper:
         self._syncs = syncs
         self._unsynced = False
         self._alive = False
+        self._synced_ticks = 0.0
         self.refuge: Refuge | None = None  # takes what the spool refuses
         fork.join(self)
 
@@ -45,7 +48,14 @@ class Keeper:
         try:
             native.start_thread(self._run)
         except RuntimeError:
-            self._alive = False  # the interpreter is ending: `finish` will be called
+            self._alive = False  # the interpreter is ending, or this is uWSGI without threads
+            self._sync_in_line()
+
+    def _sync_in_line(self) -> None:
+        now = time.monotonic()
+        if self._syncs and self._unsynced and now - self._synced_ticks >= _LATE_SECONDS:
+            self._synced_ticks = now
+            self.sync()
 
     def _run(self) -> None:
         idle = 0

@@ -61,6 +61,11 @@ class Leadership:
     def is_held(self) -> bool:
         return self._lock is not None
 
+    @property
+    def epoch(self) -> int:
+        """Of the lead we have; 0 without one."""
+        return self._epoch
+
     def take(self) -> bool:
         """Try to lead, without waiting. A leader whose lock file is gone stops leading.
 

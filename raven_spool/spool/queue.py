@@ -12,6 +12,7 @@ finds one half done. Callers hold the spool's lock, and the gate for what writes
 
 import contextlib
 import json
+import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,13 @@ _KEPT_ATTEMPTS = 20
 _KEPT_GRAVES = 10_000
 _FARTHEST_SECONDS = 3600.0  # the longest back-off there is (policy.py)
 _READ_TIMEOUT_SECONDS = 0.1  # writes are gated; this is for foreign tools with the file open
+
+
+# persist-queue logs under our lock; an application's handler may send that, and would wait for
+# itself. What of this an application asks for by name it gets.
+for _name in ("persistqueue.sqlbase", "persistqueue.sqlackqueue"):
+    if logging.getLogger(_name).level == logging.NOTSET:
+        logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class RawSerializer:

@@ -544,10 +544,10 @@ def test_a_full_spool_is_no_hindrance(
     there = destination(DSN)
     spool = Spool(str(path), max_bytes=1 << 20, overflow="drop_newest")
     for body in (os.urandom(size_bytes), b"{}" * 100):  # then what little is left
-        with pytest.raises(SpoolFull):
-            for _ in range(10_000):
-                made = replace(make_event("x", created_at=time.time()), body=body)
-                spool.enqueue(made, there, timeout_seconds=5)
+        made = replace(make_event("x", created_at=time.time()), body=body)
+        with contextlib.suppress(SpoolFull):
+            while spool.enqueue(made, there, timeout_seconds=5):
+                pass
     spool.bury([1], "HTTP 400: " + "no" * 100, time.time())
     kept = spool.stats()["ready"]
     spool.finish()

@@ -9,6 +9,7 @@ import pytest
 import redis
 import rq
 
+from tests.support.answers import ok, slow
 from tests.support.bugsink import ROOT
 from tests.support.ingest import Ingest
 from tests.support.programs import REPEATS_OF_A_DEATH, Programs
@@ -29,8 +30,14 @@ def port() -> Iterator[int]:
 
 
 @pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    with Ingest() as ingest, Programs(tmp_path, ingest) as programs:
+def ingest() -> Iterator[Ingest]:
+    with Ingest() as ingest:
+        yield ingest
+
+
+@pytest.fixture
+def programs(tmp_path: Path, ingest: Ingest) -> Iterator[Programs]:
+    with Programs(tmp_path, ingest) as programs:
         yield programs
 
 
@@ -57,5 +64,17 @@ def test_horses_alone_lose_nothing_and_flush_delivers(programs: Programs, port: 
     enqueue(port, *[("fail", number) for number in range(6)], ("capture_and_be_killed",))
     assert programs.run(WORKER, str(port)) == 0
     assert len(set(programs.pids())) == 7
+    programs.flush()
+    programs.check_delivered(repeats=REPEATS_OF_A_DEATH)
+
+
+def test_slow_server_makes_no_dead_letters_of_horses_that_end(
+    programs: Programs, ingest: Ingest, port: int
+) -> None:
+    """Each ends in the middle of what it would send: that is not the event's fault."""
+    ingest.answer_by(lambda seen: slow(1))
+    enqueue(port, *[("fail", number) for number in range(8)])
+    assert programs.run(WORKER, str(port)) == 0
+    ingest.answer_by(lambda seen: ok())
     programs.flush()
     programs.check_delivered(repeats=REPEATS_OF_A_DEATH)

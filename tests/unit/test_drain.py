@@ -15,6 +15,7 @@ from raven_spool.policy import Policy
 from raven_spool.spool.gate import Gate
 from tests.support.drains import BACKOFF_SECONDS, BAD, BROKEN, OK, REFUSED, RESET, limited
 from tests.support.spools import HERE, NOW, THERE, check_ledger, event, number_of
+from tests.support.waiting import wait_until
 
 DAY = 86400.0
 
@@ -416,15 +417,44 @@ def test_discard_is_counted_as_dropped(begin):
     assert process.drain.counts.dropped == 1
 
 
+# -- a process that may not live long ---------------------------------------------------------
+
+
+def test_young_process_leads_after_its_time_alone(begin):
+    process = begin(leads_after_seconds=1.0)
+    process.put(1)
+    decision = process.step()
+    assert isinstance(decision, Wait)
+    assert decision.deaf
+    process.turn(0.9)
+    assert isinstance(process.step(), Wait)
+    assert not process.spool.leadership.is_held
+    process.turn(0.2)
+    assert numbers([process.send()]) == [1]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_young_process_leads_at_once_for_a_flush_or_at_its_end(begin, ends):
+    process = begin(leads_after_seconds=1.0)
+    process.put(1)
+    assert isinstance(process.step(), Wait)
+    if ends:
+        process.drain.finish(process.ticks + 1)
+    else:
+        process.drain.lead_now()
+    assert numbers([process.send()]) == [1]
+
+
 # -- after an unclean end ---------------------------------------------------------------------
 
 
-def test_after_a_crash_events_go_one_at_a_time_and_are_counted_first(begin):
+def test_after_a_crash_events_go_one_at_a_time_and_are_counted_first(begin, monkeypatch):
     first = begin(workers=4)
     first.put(1, 2, 3)
     assert len(first.send_all()) == 3
     first.crash()
 
+    monkeypatch.setattr("raven_spool.spool.spool._KILLS_WITHIN_SECONDS", 60)
     second = begin(workers=4)
     (probe,) = second.send_all()
 
@@ -443,7 +473,8 @@ def test_after_a_clean_end_nothing_is_careful(begin):
     assert len(begin(workers=4).send_all()) == 2
 
 
-def test_event_that_kills_its_flusher_three_times_is_buried(begin):
+def test_event_that_kills_its_flusher_three_times_is_buried(begin, monkeypatch):
+    monkeypatch.setattr("raven_spool.spool.spool._KILLS_WITHIN_SECONDS", 60)
     begin().put(1, 2)
     for _ in range(1 + 3):  # the first death is not counted: nothing pointed to it yet
         process = begin()
@@ -454,6 +485,18 @@ def test_event_that_kills_its_flusher_three_times_is_buried(begin):
     assert survivor.deliver_all()[0] == [2]
     assert survivor.spool.get(1).state is State.DEAD
     assert survivor.spool.get(1).reason == "ended the flusher that sent it, 3 times"
+
+
+def test_event_is_not_blamed_for_a_flusher_that_lived_on_after_it_began(begin):
+    """RQ's horses end with os._exit while a slow server is still silent."""
+    begin().put(1)
+    for _ in range(1 + 3 + 3):
+        process = begin()
+        assert numbers([process.send()]) == [1]
+        wait_until(lambda one=process: one.deaths() == [0])
+        process.crash()
+
+    assert begin().deliver_all()[0] == [1]
 
 
 @pytest.mark.parametrize("outcome", [REFUSED, BROKEN, limited("60:error")])

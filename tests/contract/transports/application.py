@@ -108,11 +108,16 @@ class Application:
         """Whether it lives and waits for a command."""
         return self._process.poll() is None and not self._owed
 
+    def begin_end(self) -> None:
+        """The end of its input is the end of the program."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def end(self) -> None:
-        """The end of its input is the end of the program; one that hangs is killed."""
-        for stream in (self._process.stdin, self._process.stdout):
-            assert stream is not None
-            stream.close()
+        """Wait for its end; one that hangs is killed, and that is an error."""
+        self.begin_end()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         try:
             self._process.wait(10)
         finally:

@@ -14,6 +14,8 @@ def kept() -> Iterator[dict[str, Application]]:
     applications: dict[str, Application] = {}
     yield applications
     for application in applications.values():
+        application.begin_end()
+    for application in applications.values():
         application.end()
 
 

@@ -1,5 +1,6 @@
 """What is in an application's spool, read from beside it as the tools do."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,31 @@ def wait_for_attempt(app: Application, path: Path, event_id: str) -> Stored:
 
     wait_until(is_tried, what="a failed attempt")
     return read_events(path)[event_id]
+
+
+def wait_for_limit(app: Application, path: Path) -> None:
+    """Wait until a limit that the server has set is stored."""
+
+    def is_stored() -> bool:
+        app.flush(0.05)
+        return read_holds(path) == {"limited"}
+
+    wait_until(is_stored, what="a stored limit")
+
+
+def back_off(path: Path, seconds: float) -> None:
+    """Hold all destinations, as after many failures in a row."""
+    with _open(path) as spool:
+        for lane, _ in spool.all_lanes():
+            spool.hold(
+                lane.destination_id,
+                "",
+                now=time.time(),
+                seconds=seconds,
+                hold="backoff",
+                reason="said by the test",
+                failures=9,
+            )
 
 
 @contextmanager

@@ -13,10 +13,8 @@ from tests.contract.transports.stored import read_counts, read_events, wait_for_
 from tests.support.answers import (
     Answer,
     Gate,
-    drop,
     garbage,
     half,
-    half_chunks,
     half_headers,
     held,
     ok,
@@ -51,20 +49,18 @@ def test_a_refused_connection_is_retried(app: Application, ingest: Ingest, path:
     check_that_it_is_retried(app, ingest, path, ingest.start)
 
 
-@pytest.mark.parametrize("answer", [reset(), drop(), garbage()], ids=lambda answer: answer.name)
+@pytest.mark.parametrize("answer", [reset(), garbage()], ids=lambda answer: answer.name)
 @every_transport
 def test_a_broken_answer_is_retried(
     app: Application, ingest: Ingest, path: Path, answer: Answer
 ) -> None:
-    """Connection reset, closed without an answer, or what is not HTTP: kept, delivered once."""
+    """Connection reset instead of an answer, or what is not HTTP: kept, delivered once."""
     ingest.answer_with(answer)
     app.open(ingest.dsn(), path)
     check_that_it_is_retried(app, ingest, path, lambda: ingest.answer_with(ok()))
 
 
-@pytest.mark.parametrize(
-    "answer", [half(), half_chunks(), half_headers()], ids=lambda answer: answer.name
-)
+@pytest.mark.parametrize("answer", [half(), half_headers()], ids=lambda answer: answer.name)
 @transports_with_our_sender
 def test_half_an_answer_is_retried(
     app: Application, ingest: Ingest, path: Path, answer: Answer
