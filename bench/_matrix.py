@@ -44,7 +44,7 @@ def describe_cell(cell: Record, scenario: Record) -> str:
         else "",
         f"{cell['kept']} kept" if cell["kept"] else "",
         f"**{lost} lost**" if lost else "",
-        f"**{cell['twice']} twice**" if cell["twice"] else "",
+        f"{cell['twice']} twice" if cell["twice"] else "",
         f"**{cell['raised']} raised**" if cell["raised"] else "",
         "**hung**" if cell["hung"] else "",
         f"**{cell['astray']} astray**" if cell["astray"] else "",

@@ -60,6 +60,7 @@ class Claimed:
     attempts: int  # finished attempts that counted
     last_unanswered: bool  # the last attempt may have reached the server without our hearing so
     deaths: int = 0  # flushers that ended without a word while they were sending it
+    is_owed_a_try: bool = False  # revived by hand: tried once, however old it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,8 +123,8 @@ def _print(tally: Tally, elsewhere: Elsewhere | None, options: Options) -> None:
         )
     if tally.retried and tally.old:
         _tell(
-            f"{words.events(tally.old)} older than max_age ({words.span(options.max_age)}): not "
-            "tried and dead again, unless who delivers allows more (RAVEN_SPOOL_MAX_AGE)"
+            f"{words.events(tally.old)} older than max_age ({words.span(options.max_age)}): tried "
+            "once, and dead again if that fails"
         )
 
 

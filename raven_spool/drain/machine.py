@@ -327,7 +327,7 @@ class Drain:
             if claimed.deaths >= _DEATHS:
                 reason = f"ended the flusher that sent it, {claimed.deaths} times"
                 self._outcomes.bury(claimed, reason, now)
-            elif expires_at(self.policy, claimed.event) <= now:
+            elif not claimed.is_owed_a_try and expires_at(self.policy, claimed.event) <= now:
                 self._outcomes.bury(claimed, _EXPIRED, now)
             elif self._can_send(claimed.destination.sender):
                 put(claimed)

@@ -241,12 +241,13 @@ class EventQueue(SQLiteAckQueue):
         return None if row[0] is None else float(row[0])
 
     def expired(self, lane: int, before: float, limit: int) -> list[int]:
-        """Ready events of a lane captured before that, among its first `limit`."""
+        """Ready events of a lane captured before that, among its first `limit`; but for those
+        revived by hand, which are tried once, however old."""
         rows = self.connection.execute(
             f"SELECT _id FROM {self._table_name} WHERE timestamp < ? AND _id IN "
             f"(SELECT _id FROM {self._table_name} WHERE lane = ? AND status < 2 "
-            "ORDER BY due, _id LIMIT ?)",
-            (before, lane, limit),
+            "ORDER BY due, _id LIMIT ?) AND NOT (status = ? AND attempts = 0)",
+            (before, lane, limit, schema.READY),
         )
         return [row[0] for row in rows]
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _EVICTED_AT_ONCE = 64
-_EVICTION_PAGES = 64  # beyond the cap, while room is being made
 _SLACK_PAGES = 16  # what an event takes beside its body: leaves, indexes, the ledger
 _NO_CAP = 1 << 30
 
@@ -23,12 +22,12 @@ def evict(queue: "EventQueue", size_bytes: int) -> bool:
     most = cap - size_bytes // PAGE_BYTES - _SLACK_PAGES  # what may be in use beside it
     if most < 0 or _used_pages(queue) < most:
         return False  # it never fits; or the disk is full, not the spool
-    queue.connection.execute(f"PRAGMA max_page_count = {cap + _EVICTION_PAGES}")
-    try:
+
+    def drop(queue: "EventQueue") -> None:
         while (ids := queue.oldest(_EVICTED_AT_ONCE)) and _used_pages(queue) >= most:
             queue.move(ids, schema.DROPPED, "overflow", 0.0)
-    finally:
-        queue.connection.execute(f"PRAGMA max_page_count = {cap}")
+
+    go_beyond(queue, drop)
     return True
 
 

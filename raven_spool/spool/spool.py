@@ -178,6 +178,7 @@ class Spool:
                 attempts=row.attempts,
                 last_unanswered=bool(row.unanswered),
                 deaths=row.deaths,
+                is_owed_a_try=row.status == schema.READY and row.attempts == 0,
             )
             for row in whole
         ]

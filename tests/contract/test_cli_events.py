@@ -413,13 +413,17 @@ def test_retry_all_goes_through_all_pages(path: Path, monkeypatch: pytest.Monkey
     check_lanes(path)
 
 
-def test_retry_tells_of_events_that_will_expire_at_once(path: Path) -> None:
-    fill(path, DSN, "old", created_at=time.time() - 31 * 86400)
-    bury(path, 1)
+def test_retry_of_an_event_older_than_max_age_tries_it_once(path: Path, ingest: Ingest) -> None:
+    old = time.time() - 31 * 86400
+    delivered, refused = fill(path, ingest.dsn(KEY, SECRET), "one", "two", created_at=old)
+    bury(path, 1, 2)
     retried = invoke(path, "retry", "--all")
     assert retried.exit_code == 0
-    assert "1 event older than max_age (30 d)" in retried.stderr
-    assert "RAVEN_SPOOL_MAX_AGE" in retried.stderr
+    assert "2 events older than max_age (30 d): tried once" in retried.stderr
+    ingest.answer_by(lambda seen: status(503) if seen.event_id == refused else ok())
+    run("flush", "--spool", path, "--concurrency", "1", "--timeout", "5")
+    assert ingest.event_ids() == [delivered]
+    assert states(path) == {2: "dead"}
 
 
 def test_retry_elsewhere_delivers_there(path: Path, ingest: Ingest) -> None:

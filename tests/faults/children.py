@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from raven_spool.spool import fork
 from tests.support.waiting import wait_until
 
 _context = multiprocessing.get_context("forkserver")
@@ -93,6 +94,7 @@ class Child:
 
 
 def _run(target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    fork._is_child = False  # each stands for a program that was begun anew
     target(*args)
 
 

@@ -130,9 +130,11 @@ class Application:
     def _read_line(self) -> bytes:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
+        poll = select.poll()  # select() can't do more than 1024 descriptors
+        poll.register(descriptor, select.POLLIN)
         deadline = time.monotonic() + _ANSWER_SECONDS
         while b"\n" not in self._heard:
-            ready, _, _ = select.select([descriptor], [], [], max(0, deadline - time.monotonic()))
+            ready = poll.poll(max(0, deadline - time.monotonic()) * 1000)
             more = os.read(descriptor, 65536) if ready else b""
             if not more:
                 what = "its process ended" if ready else "no answer came"

@@ -1,6 +1,6 @@
 """A process for each transport, kept for all scenarios of one test worker."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,22 +8,27 @@ import pytest
 from tests.contract.transports.application import Application
 from tests.contract.transports.rows import Row
 
+HERE = Path(__file__).parent
 
-@pytest.fixture(scope="session")
-def kept() -> Iterator[dict[str, Application]]:
-    applications: dict[str, Application] = {}
-    yield applications
-    for application in applications.values():
-        application.begin_end()
-    for application in applications.values():
-        application.end()
+kept: dict[str, Application] = {}  # by the row's name
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, None, None]:
+    """They end with the last test of this folder: those that follow need the memory."""
+    yield
+    if nextitem is None or HERE not in nextitem.path.parents:
+        for application in kept.values():
+            application.begin_end()
+        while kept:
+            kept.popitem()[1].end()
 
 
 @pytest.fixture
 def app(
-    request: pytest.FixtureRequest,
-    kept: dict[str, Application],
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Application]:
     """The application of this row; what it opens is closed after the test."""
     row: Row = request.param

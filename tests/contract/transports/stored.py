@@ -8,6 +8,7 @@ from pathlib import Path
 from raven_spool.spool import Spool
 from raven_spool.spool.stored import Stored
 from tests.contract.transports.application import Application
+from tests.contract.transports.rows import Delivery
 from tests.support.spools import check_ledger, discard
 from tests.support.waiting import wait_until
 
@@ -34,18 +35,23 @@ def wait_for_attempt(app: Application, path: Path, event_id: str) -> Stored:
     """Wait until an attempt for the event has failed; it must still be ready."""
 
     def is_tried() -> bool:
-        app.flush(0.05)  # some do nothing without; it forgets back-off, never a limit
+        _begin(app)
         return read_events(path)[event_id].attempts > 0
 
     wait_until(is_tried, what="a failed attempt")
     return read_events(path)[event_id]
 
 
+def _begin(app: Application) -> None:
+    if app.row.delivery is Delivery.ON_FLUSH:
+        app.flush(0.05)
+
+
 def wait_for_limit(app: Application, path: Path) -> None:
     """Wait until a limit that the server has set is stored."""
 
     def is_stored() -> bool:
-        app.flush(0.05)
+        _begin(app)
         return read_holds(path) == {"limited"}
 
     wait_until(is_stored, what="a stored limit")

@@ -77,7 +77,7 @@ def test_send_takes_older_events_along(
 ) -> None:
     """What others left in the spool goes out behind the own event, before `send` returns."""
     other = start_another()
-    other.open(ingest.dsn(), path, backend="none")
+    other.open(ingest.dsn(), path, timeout=LONG_SECONDS, backend="none")
     older = other.capture(3)
     assert ingest.requests == []
     other.kill()
