@@ -314,6 +314,8 @@ def make_drain(
     workers: int | None = None,
     can_send: Callable[[str], bool] = backends.can_send,
 ) -> Drain:
+    # What is in memory nobody else can send, and it dies with the process.
+    may_be_cut = fork.is_child() and spool.path != MEMORY
     return Drain(
         spool,
         make_policy(options),
@@ -321,7 +323,7 @@ def make_drain(
         on_delivered=options.on_delivered,
         on_dead=options.on_dead,
         can_send=can_send,
-        leads_after_seconds=_FORKED_PATIENCE_SECONDS if fork.is_child() else 0.0,
+        leads_after_seconds=_FORKED_PATIENCE_SECONDS if may_be_cut else 0.0,
     )
 
 
