@@ -1,10 +1,11 @@
-"""What the tests of the command line share."""
+"""What the contract tests share."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from raven_spool import backends, flusher
 from tests.support.ingest import Ingest
 
 
@@ -17,3 +18,13 @@ def path(tmp_path: Path) -> Path:
 def ingest() -> Iterator[Ingest]:
     with Ingest() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def close_flushers() -> Iterator[None]:
+    """What a test's transports have begun ends with it."""
+    yield
+    for found in list(flusher._flushers.values()):
+        found.close(0.5)
+    flusher._flushers.clear()
+    backends._own_transports.clear()

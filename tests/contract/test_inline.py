@@ -11,20 +11,12 @@ import pytest
 import raven
 from raven.handlers.logging import SentryHandler
 
-from raven_spool import SpoolTransport, flusher
+from raven_spool import SpoolTransport
 from raven_spool.transport import HTTPTransport, RequestsHTTPTransport, ThreadedHTTPTransport
 from tests.support.answers import Gate, held, slow, status, too_many
 from tests.support.waiting import wait_until
 
 BOTH = pytest.mark.parametrize("cls", [HTTPTransport, RequestsHTTPTransport])
-
-
-@pytest.fixture(autouse=True)
-def close_flushers():
-    yield
-    for found in list(flusher._flushers.values()):
-        found.close(0.5)
-    flusher._flushers.clear()
 
 
 @pytest.fixture

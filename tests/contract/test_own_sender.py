@@ -12,7 +12,7 @@ import raven.transport
 import requests
 from raven.exceptions import APIError, RateLimited
 
-from raven_spool import ConfigurationError, SpoolTransport, backends, flusher
+from raven_spool import ConfigurationError, SpoolTransport, backends
 from raven_spool.model import Failure, Fault, Request, Response
 from raven_spool.senders.transport import TransportSender, make_transport
 from raven_spool.transport import AsyncTransport, HTTPTransport, Transport
@@ -72,15 +72,6 @@ class Async(AsyncTransport):
         if self.answers:
             call = success_cb if self.error is None else lambda: failure_cb(self.error)
             threading.Thread(target=call).start()
-
-
-@pytest.fixture(autouse=True)
-def close_flushers():
-    yield
-    for found in list(flusher._flushers.values()):
-        found.close(0.5)
-    flusher._flushers.clear()
-    backends._own_transports.clear()
 
 
 @pytest.fixture

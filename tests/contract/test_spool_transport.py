@@ -19,14 +19,6 @@ from tests.support.ingest import Ingest
 from tests.support.waiting import wait_until
 
 
-@pytest.fixture(autouse=True)
-def close_flushers():
-    yield
-    for found in list(flusher._flushers.values()):
-        found.close(0.5)
-    flusher._flushers.clear()
-
-
 @pytest.fixture
 def ingest():
     with Ingest() as server:

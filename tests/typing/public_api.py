@@ -1,9 +1,20 @@
 """What a typed application writes. mypy reads it (`make types`); nothing runs it."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import raven_spool
 from raven_spool import ConfigurationError, SpoolError, SpoolTransport
 from raven_spool.model import Event
+from raven_spool.transport import (
+    HTTPTransport,
+    RequestsHTTPTransport,
+    ThreadedHTTPTransport,
+    ThreadedRequestsHTTPTransport,
+    Transport,
+    TransportRegistry,
+    default_transports,
+)
 
 
 def told(event: Event) -> None:
@@ -32,3 +43,23 @@ try:
     SpoolTransport(concurrency=0)
 except ConfigurationError as error:
     caught: SpoolError = error
+
+raven_spool.register()
+inline = HTTPTransport(timeout=3, spool_path="/var/spool/app")
+threaded = ThreadedHTTPTransport(timeout=10, shutdown_timeout=5)
+requesting = RequestsHTTPTransport(None, 5, False, "/etc/ca.pem", group="errors")
+background = ThreadedRequestsHTTPTransport(verify_ssl=True)
+event_id = inline.send("https://sentry.example/api/1/store/", b"{}", {"X-Sentry-Auth": ""})
+threaded.async_send("https://sentry.example/api/1/store/", b"{}", {}, print, print)
+
+
+class Mine(Transport):
+    def send(self, url: str, data: bytes, headers: Mapping[str, str]) -> None:
+        print(url, len(data), dict(headers))
+
+
+spooled = SpoolTransport(sender=Mine())
+registry = TransportRegistry([Mine])
+registry.register("https", Mine)
+default_transports.register("https", Mine)
+classes: list[Any] = list(default_transports)
