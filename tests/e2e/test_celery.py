@@ -96,6 +96,6 @@ def test_time_limit_in_the_middle_of_captures_loses_nothing_that_was_returned(
     returned = programs.captured()
     assert len(returned) > 20
     assert set(returned) <= set(delivered)
-    # What the limit was raised into may have been committed, though raven believes it was not.
-    assert set(delivered) - set(returned) <= set(programs.noted("swallowed"))
+    # What the limit was raised into, one event of each task, may have been committed before it.
+    assert len(set(delivered) - set(returned)) <= 2
     assert len(delivered) - len(set(delivered)) <= REPEATS_OF_A_DEATH
