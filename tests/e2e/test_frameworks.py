@@ -248,8 +248,9 @@ def assert_is_flat(early: dict[str, int], late: dict[str, int]) -> None:
     assert late["tasks"] <= early["tasks"] + COMING_AND_GOING
     assert late["threads"] <= early["threads"]
     assert late["descriptors"] <= early["descriptors"] + COMING_AND_GOING
-    # Caches of the interpreter and of SQLite settle: 156 objects in 9,000 clients were measured.
-    assert late["objects"] - early["objects"] < (late["clients"] - early["clients"]) / 10
+    # Caches of the interpreter and of SQLite settle, and workers come and go: up to 156 objects
+    # were measured in 9,000 clients. One that each client leaves behind would be 540 in 600.
+    assert late["objects"] - early["objects"] < 400
     assert late["rss_bytes"] <= early["rss_bytes"] + CACHE_BYTES
 
 
