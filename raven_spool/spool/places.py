@@ -153,7 +153,10 @@ class DiskPlace:
             os.close(descriptor)
 
     def is_lost(self) -> bool:
-        return self._gate is not None and self._gate.is_lost()
+        gate = self._gate
+        # Looked at again: a signal handler may fork in the middle of this, and the child's hook
+        # closes what it inherited.
+        return gate is not None and gate.is_lost() and gate is self._gate
 
     def leave(self) -> None:
         gate, self._gate = self._gate, None
