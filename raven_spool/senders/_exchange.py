@@ -8,6 +8,7 @@ inheriting from the one that was current at import.
 
 import contextlib
 import io
+import os
 import socket
 import ssl
 import time
@@ -45,6 +46,21 @@ class TimedSocket:
         self._sock = sock
         self._exchange = exchange
         self._gathered: list[bytes] | None = None
+        self._what = os.fstat(sock.fileno())
+
+    def is_ours(self) -> bool:
+        """Whether nobody has closed it under us (a daemon closes all descriptors there are): its
+        number is an application's file or connection then."""
+        try:
+            return os.path.samestat(os.fstat(self._sock.fileno()), self._what)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        if self.is_ours():
+            self._sock.close()
+        else:
+            self._sock.detach()
 
     @contextlib.contextmanager
     def gathering(self) -> Iterator[None]:
@@ -148,6 +164,8 @@ class WatchedConnection(HTTPConnection):
     exchange: Exchange
 
     def request(self, *args: Any, **options: Any) -> None:
+        if self.sock is not None and not cast(TimedSocket, self.sock).is_ours():
+            self.close()
         if self.sock is None:
             self.connect()
         self.exchange.connected = True

@@ -1,5 +1,6 @@
 """What every blocking sender must do, against a server that misbehaves in every way we know."""
 
+import os
 import signal
 import socket
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -582,3 +584,33 @@ def test_sender_takes_an_empty_proxy_for_none(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     assert answered(sender.send(make_request(ingest, proxy=""))).status == 200
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_connection_that_was_closed_under_us_is_neither_used_nor_closed(
+    sender: Sender, tls: bool
+) -> None:
+    """A daemon closes all descriptors there are, and opens its own under the same numbers."""
+    with Ingest(tls=tls) as server:
+        request = make_request(server, verify_ssl=False)
+        answered(sender.send(request))
+        (kept,) = connections_to(server)
+        mine = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(mine, kept)  # the end of ours, and a file of the application's
+        try:
+            answered(sender.send(request))
+            sender.close()
+            assert os.path.samestat(os.fstat(kept), os.fstat(mine))
+        finally:
+            os.close(kept)
+            os.close(mine)
+
+
+def connections_to(server: Ingest) -> list[int]:
+    """This process's descriptors of connections to a server, without the server's own."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as copy:
+            if copy.getpeername()[1] == urlsplit(server.url).port:
+                found.append(int(name))
+    return found

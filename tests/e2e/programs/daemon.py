@@ -13,7 +13,7 @@ import contextlib
 import os
 import sys
 
-from tests.e2e.programs.capturing import capture, make_client, note
+from tests.e2e.programs.capturing import capture, capture_and_lead, make_client, note
 
 _LIMIT = 1024
 
@@ -59,8 +59,10 @@ def work() -> None:
 
 def main() -> None:
     closes, ending = sys.argv[1:]
-    capture(client, "before it detaches")
-    if closes != "in place":
+    if closes == "in place":
+        capture_and_lead(client, "before it closes")  # no thread is in the middle of a connect
+    else:
+        capture(client, "before it detaches")
         detach(closes, ending)
     os.chdir("/")
     os.umask(0)
