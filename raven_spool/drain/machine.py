@@ -59,6 +59,7 @@ _DEATHS = 3
 _SWEEP_SECONDS = 60.0
 _SWEEP_EVENTS = 1000
 _LEAST_WAIT_SECONDS = 0.01
+_END_PATIENCE_SECONDS = 2.0
 _EXPIRED = "expired before it could be delivered"
 
 
@@ -135,10 +136,7 @@ class Drain:
     def leave(self) -> None:
         """A worker that never waits goes, and the lead with it if nobody else is at work."""
         with self._lock:
-            try:
-                self._outcomes.settle()
-            except (SpoolError, OSError) as error:
-                self._in_trouble(error)
+            self._settle_or_forget()
             if not self._waiters and not self._board.in_flight:
                 self._board.forget_claims()
                 self.spool.leadership.let_go()
@@ -186,15 +184,23 @@ class Drain:
     def end(self) -> None:
         """No worker runs any more: ack what was answered, stop leading.
 
-        If a worker is still in a request, its event counts as in flight: an unclean end.
+        If a worker is still in a request, its event counts as in flight: an unclean end. So it is
+        where one hangs in the disk; a process must not hang with it at its exit.
         """
-        with self._lock:
-            try:
-                self._outcomes.settle()
-            except (SpoolError, OSError) as error:
-                self._in_trouble(error)
+        if not self._lock.acquire(timeout=_END_PATIENCE_SECONDS):
+            return
+        try:
+            self._settle_or_forget()
             self.spool.leadership.let_go(clean=not self._board.in_flight)
+        finally:
+            self._lock.release()
         self._news.tell()
+
+    def _settle_or_forget(self) -> None:
+        try:
+            self._outcomes.settle()
+        except (SpoolError, OSError) as error:
+            self._in_trouble(error)
 
     # -- deciding -----------------------------------------------------------------------------
 

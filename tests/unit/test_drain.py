@@ -417,6 +417,20 @@ def test_discard_is_counted_as_dropped(begin):
     assert process.drain.counts.dropped == 1
 
 
+def test_end_does_not_wait_for_a_worker_that_hangs_in_the_disk(begin, monkeypatch):
+    monkeypatch.setattr("raven_spool.drain.machine._END_PATIENCE_SECONDS", 0.05)
+    first = begin()
+    first.put(1)
+    send = first.send()
+    first.answer(send, OK)
+    with first.drain._lock:
+        first.drain.end()
+    assert first.spool.leadership.is_held
+    first.drain.end()
+    assert not first.spool.leadership.is_held
+    assert first.spool.stats()["delivered"] == 1
+
+
 # -- a process that may not live long ---------------------------------------------------------
 
 
