@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from raven_spool.config import Options
 from raven_spool.errors import BackendUnavailable, ConfigurationError
 from raven_spool.spool import fork
 
@@ -91,6 +92,11 @@ def name_sender(sender: Any) -> str:
     name = f"{_name_module(kind)}:{kind.__qualname__}"
     _own_transports[name] = sender
     return name
+
+
+def sender_of(options: Options) -> str:
+    """The name of the sender that these options choose, as `name_sender` gives it."""
+    return name_sender(options.sender or choose(options.backend).sender)
 
 
 def _name_module(kind: type) -> str:

@@ -86,8 +86,7 @@ def run(
 
 def _load_sender(given: str | None, options: Options) -> str | None:
     """A sender that was named must be there before anything is sent."""
-    if options.sender:
-        backends.name_sender(options.sender)
+    backends.sender_of(options)
     if given is None:
         return None
     read_option("sender", given)

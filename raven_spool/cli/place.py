@@ -22,6 +22,7 @@ _LOADED_LATER = (
     "filelock",
     "raven_spool.cli.flush",
     "raven_spool.senders.requests",
+    "raven_spool.senders.transport",
     "raven_spool.senders.urllib",
     "raven_spool.spool.queue",
     "rich.console",

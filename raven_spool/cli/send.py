@@ -50,7 +50,7 @@ def _destination(parsed: ParsedDsn, options: Options) -> Destination:
         verify_ssl=options.verify_ssl,
         ca_certs=options.ca_certs,
         proxy=options.proxy,
-        sender=options.sender or backends.choose(options.backend).sender,
+        sender=backends.sender_of(options),
     )
 
 

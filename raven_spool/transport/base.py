@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from raven_spool import backends
-from raven_spool.backends import Backend
 from raven_spool.config import Options, read_options
 from raven_spool.errors import ConfigurationError
 from raven_spool.flusher import Flusher, get_flusher
@@ -67,6 +66,7 @@ class SpoolingTransport(Transport):
         self._given = given
         self._options = read_options({**self.defaults, **given})
         _refuse_spooling_twice(self._options.sender)
+        self._backend = backends.choose(self._options.backend)
         self._flusher: Flusher | None = None
         self._destinations: dict[tuple[str | None, ...], Destination] = {}
 
@@ -91,10 +91,6 @@ class SpoolingTransport(Transport):
     @property
     def ca_certs(self) -> str | None:
         return self._options.ca_certs
-
-    @property
-    def _backend(self) -> Backend:
-        return backends.choose(self._options.backend)
 
     @property
     def flusher(self) -> Flusher:
@@ -179,16 +175,12 @@ class SpoolingTransport(Transport):
             verify_ssl=options.verify_ssl,
             ca_certs=options.ca_certs,
             proxy=options.proxy,
-            sender=self._name_sender(),
+            sender=backends.sender_of(options),
         )
-
-    def _name_sender(self) -> str:
-        """Its name in the spool; from now on this process can send what is stored under it."""
-        return backends.name_sender(self._options.sender or self._backend.sender)
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Deliver now, whatever back-off says. Returns whether nothing is left in the spool."""
-        self._name_sender()  # what an earlier process left may be all there is
+        backends.sender_of(self._options)  # what an earlier process left may be all there is
         return self.flusher.flush(timeout, self._backend)
 
     def close(self, timeout: float | None = None) -> None:

@@ -281,6 +281,14 @@ def test_flush_finds_the_sender_of_the_environment(ingest, make_client, path, mo
     assert ingest.event_ids() == [event_id]
 
 
+def test_send_uses_the_sender_of_the_environment(ingest, path, module):
+    env = {"RAVEN_SPOOL_SENDER": module, "PYTHONPATH": str(path.parent)}
+    dsn = ingest.dsn(tool.KEY, tool.SECRET)
+    ran = tool.run("send", "--spool", path, "--dsn", dsn, "-m", "hello", **env)
+    assert ran.returncode == 0, ran.stderr
+    assert ingest.requests[0].headers["user-agent"] == "mine/1"
+
+
 @pytest.mark.parametrize("name", ["no_such_module:x", "app_transport:nothing", "nonsense"])
 def test_flush_refuses_a_sender_that_is_not_there(make_client, path, module, name):
     make_client(Posting, backend="none").captureMessage("for Posting")
