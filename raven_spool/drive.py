@@ -12,6 +12,23 @@ from raven_spool.senders import Sender
 log = logging.getLogger("raven.spool")
 
 
+class Senders:
+    """One worker's own, each made when it is first needed."""
+
+    def __init__(self, make_sender: Callable[[str], Sender]) -> None:
+        self._make_sender = make_sender
+        self._made: dict[str, Sender] = {}
+
+    def get(self, name: str) -> Sender:
+        if name not in self._made:
+            self._made[name] = self._make_sender(name)
+        return self._made[name]
+
+    def close(self) -> None:
+        for sender in self._made.values():
+            sender.close()
+
+
 def drive(
     drain: Drain,
     sender_for: Callable[[str], Sender],

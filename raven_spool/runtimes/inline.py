@@ -16,8 +16,8 @@ from types import FrameType
 from weakref import WeakSet
 
 from raven_spool.drain import Drain
-from raven_spool.drive import exchange
-from raven_spool.model import Failure, Fault, Outcome, Send
+from raven_spool.drive import Senders, exchange
+from raven_spool.model import Failure, Fault, Send
 from raven_spool.senders import Sender
 from raven_spool.spool import native
 
@@ -27,8 +27,6 @@ _JOIN_LOOK_SECONDS = 0.02
 _CUT = Failure(
     fault=Fault.RESET, message="the sending thread was interrupted", maybe_delivered=True
 )
-
-Senders = dict[str, Sender]
 
 
 class _Visit:
@@ -69,7 +67,7 @@ class InlineRuntime:
                 return False
             native.sleep(_JOIN_LOOK_SECONDS)
         while self._kept:
-            _close(self._kept.pop())
+            self._kept.pop().close()
         return True
 
     @property
@@ -84,14 +82,14 @@ class InlineRuntime:
         try:
             senders = self._kept.pop()
         except IndexError:
-            senders = {}
+            senders = Senders(self._make_sender)
         try:
             yield senders
         finally:
             if len(self._kept) < self._drain.workers:
                 self._kept.append(senders)
             else:
-                _close(senders)
+                senders.close()
 
     def _deliver(self, own: int, senders: Senders) -> None:
         began = time.monotonic()
@@ -115,20 +113,9 @@ class InlineRuntime:
         decision = hand[0]
         request = decision.request
         request = replace(request, timeout_seconds=min(seconds, request.timeout_seconds))
-
-        def sender_for(name: str) -> Sender:
-            if name not in senders:
-                senders[name] = self._make_sender(name)
-            return senders[name]
-
-        outcome: Outcome = exchange(sender_for, decision.claimed.destination.sender, request)
+        outcome = exchange(senders.get, decision.claimed.destination.sender, request)
         self._drain.answered(decision.claimed, outcome, time.time(), time.monotonic())
         hand.clear()
-
-
-def _close(senders: Senders) -> None:
-    for sender in senders.values():
-        sender.close()
 
 
 def _is_in_signal_handler() -> bool:

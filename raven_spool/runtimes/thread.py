@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raven_spool.drain import Drain
-from raven_spool.drive import drive
+from raven_spool.drive import Senders, drive
 from raven_spool.model import Wait
 from raven_spool.senders import Sender
 from raven_spool.spool import native, uwsgi
@@ -78,7 +78,7 @@ class ThreadRuntime:
             )
 
     def _run(self) -> None:
-        senders: dict[str, Sender] = {}
+        senders = Senders(self._make_sender)
         me = native.get_thread_id()
         with self._lock:
             if len(self._workers) >= self._drain.workers:
@@ -86,19 +86,13 @@ class ThreadRuntime:
             self._workers.add(me)
         self._starting_until = 0.0
         try:
-            drive(self._drain, lambda name: self._sender(senders, name), self._wait, self._start)
+            drive(self._drain, senders.get, self._wait, self._start)
         except Exception:
             log.exception("a worker of the flusher ended; the next send starts another")
         finally:
-            for sender in senders.values():
-                sender.close()
+            senders.close()
             self._workers.discard(me)
             _free(self._ended)
-
-    def _sender(self, senders: dict[str, Sender], name: str) -> Sender:
-        if name not in senders:
-            senders[name] = self._make_sender(name)
-        return senders[name]
 
     def _wait(self, decision: Wait) -> None:
         bell = None if decision.deaf else self._drain.spool.bell_descriptor()
