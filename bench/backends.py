@@ -8,7 +8,6 @@ the events of the first program.
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import time
@@ -35,10 +34,6 @@ from tests.support.proxy import Proxy  # noqa: E402
 _EVENTS = 20
 _HANGS_AFTER_SECONDS = 60
 _AT_ONCE = 2  # what is counted does not depend on the machine's speed
-_NOT_INHERITED = (
-    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-    *("ssl_cert_file", "requests_ca_bundle", "curl_ca_bundle"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,8 +281,7 @@ class _Run:
 
 
 def _environment(more: dict[str, str]) -> dict[str, str]:
-    kept = {k: v for k, v in tool.environment().items() if k.lower() not in _NOT_INHERITED}
-    return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT)]), **more}
+    return tool.bare_environment(PYTHONPATH=str(ROOT), **more)
 
 
 if __name__ == "__main__":

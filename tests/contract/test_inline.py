@@ -34,6 +34,24 @@ def capture(client, text="event"):
     return event_id
 
 
+@contextlib.contextmanager
+def signalled_when_held(gate, handle):
+    """`handle` is called in the main thread while the server holds a request."""
+
+    def interrupt():
+        gate.wait_until_held()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    helper = threading.Thread(target=interrupt)
+    try:
+        helper.start()
+        yield
+        helper.join(10)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 @BOTH
 def test_inline_send_returns_when_the_server_has_the_event(ingest, spool_path, cls):
     client = make_client(ingest, cls(spool_path=spool_path))
@@ -151,18 +169,8 @@ def test_signal_handlers_send_in_the_middle_of_an_inline_one_is_kept(ingest, spo
         inner.append(client.captureMessage("from the handler"))
         gate.release()
 
-    def interrupt():
-        gate.wait_until_held()
-        os.kill(os.getpid(), signal.SIGUSR1)
-
-    before = signal.signal(signal.SIGUSR1, handle)
-    try:
-        helper = threading.Thread(target=interrupt)
-        helper.start()
+    with signalled_when_held(gate, handle):
         own = capture(client, "interrupted")
-        helper.join(10)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
     assert ingest.event_ids()[0] == own
     capture(client)
     assert client.remote.get_transport().flush(10)
@@ -183,20 +191,9 @@ def test_exception_thrown_into_the_exchange_leaves_nothing_in_flight(ingest, spo
     def handle(*_):
         raise TimeLimit
 
-    def interrupt():
-        gate.wait_until_held()
-        os.kill(os.getpid(), signal.SIGUSR1)
-
-    before = signal.signal(signal.SIGUSR1, handle)
-    try:
-        helper = threading.Thread(target=interrupt)
-        helper.start()
-        with contextlib.suppress(TimeLimit):
-            capture(client, "cut")
-        helper.join(10)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-        gate.release()
+    with signalled_when_held(gate, handle), contextlib.suppress(TimeLimit):
+        capture(client, "cut")
+    gate.release()
     transport = client.remote.get_transport()
     assert transport.stats()["ready"] == 1
     assert not transport.flusher.spool.leadership.is_held

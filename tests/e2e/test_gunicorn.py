@@ -1,6 +1,5 @@
 """gunicorn's pre-fork workers, real ones: killed, ended and reloaded while orders fail."""
 
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -82,12 +81,7 @@ def test_terminated_workers_leave_their_events_to_others(shop: Shop) -> None:
 
 def test_reload_amid_orders_loses_and_repeats_nothing(shop: Shop) -> None:
     old = shop.workers()
-
-    def reload_once(number: int) -> None:
-        if number == 10:
-            os.kill(shop.server.pid, signal.SIGHUP)
-
-    answered = shop.order_while(reload_once, 40)
+    answered = shop.order_amid_a_reload(40)
     shop.wait_until_gone(old, len(old))
     assert not old & {one.process for one in shop.order(4)}
     shop.check_delivered(strangers=40 - len(answered))

@@ -11,6 +11,10 @@ from raven_spool.protocol import message_event, parse_dsn, prepare
 from raven_spool.spool import Spool
 
 TOOL = os.path.join(sysconfig.get_path("scripts"), "raven-spool")
+_WAYS = (
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method"),
+    *("ssl_cert_file", "requests_ca_bundle", "curl_ca_bundle", "lambda_task_root"),
+)
 KEY = "5ca1ab1e" * 4
 SECRET = "c0ffee00" * 4
 
@@ -19,6 +23,11 @@ def environment(**more: str) -> dict[str, str]:
     """Ours, without what would tell the tool of a spool or a server."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAVEN_", "SENTRY_"))}
     return {**kept, "COLUMNS": "200", **more}
+
+
+def bare_environment(**more: str) -> dict[str, str]:
+    """As `environment`, and without what would change the way to a server."""
+    return {k: v for k, v in environment(**more).items() if k in more or k.lower() not in _WAYS}
 
 
 def start(*args: str | Path, **env: str) -> subprocess.Popen[str]:

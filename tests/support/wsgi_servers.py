@@ -203,6 +203,15 @@ class Shop:
         assert len(set(self.accepted.event_ids)) == len(self.accepted.event_ids)
         return answered
 
+    def order_amid_a_reload(self, count: int) -> list[Answered]:
+        """The server is told to reload (SIGHUP) in the middle of them."""
+
+        def reload_once(number: int) -> None:
+            if number == count // 4:
+                os.kill(self.server.pid, signal.SIGHUP)
+
+        return self.order_while(reload_once, count)
+
     def _request(self, method: str, path: str) -> Answered:
         with closing(
             http.client.HTTPConnection("127.0.0.1", self._port, timeout=_REQUEST_SECONDS)

@@ -16,10 +16,6 @@ from tests.support import tool
 from tests.support.bugsink import ROOT
 
 _ANSWER_SECONDS = 60.0
-_NOT_INHERITED = (
-    *("http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method"),
-    *("ssl_cert_file", "requests_ca_bundle", "curl_ca_bundle", "lambda_task_root"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +39,7 @@ class Application:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.contract.transports.program", row.name],
                 cwd=ROOT,
-                env=_environment(),
+                env=tool.bare_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
@@ -143,14 +139,6 @@ class Application:
             self._heard += more
         line, _, self._heard = self._heard.partition(b"\n")
         return line
-
-
-def _environment() -> dict[str, str]:
-    return {
-        name: value
-        for name, value in tool.environment().items()
-        if name.lower() not in _NOT_INHERITED
-    }
 
 
 def _write(stream: IO[bytes] | None, line: str) -> None:
