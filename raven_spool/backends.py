@@ -2,8 +2,10 @@
 
 import importlib
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from raven_spool.config import Options
@@ -13,14 +15,26 @@ from raven_spool.spool import fork
 THREAD = "raven_spool.runtimes.thread:ThreadRuntime"
 INLINE = "raven_spool.runtimes.inline:InlineRuntime"
 
+# Seconds a send may wait for the spool. A loop stands still for as long.
+SEND_TIMEOUT = 0.2
+_LOOP_SEND_TIMEOUT = 0.02
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """Import strings, so that a library is imported only where it is used."""
 
-    sender: str
     runtime: str | None
-    extra: str | None = None
+    # By whose name its events are stored; any process sends those of a built-in one, a loop with
+    # its own client.
+    sender: str = "urllib"
+    client: str | None = None
+    needs: tuple[str, ...] = ()  # packages
+    extra: str | None = None  # what brings them
+    send_timeout: float = SEND_TIMEOUT
+    in_thread: str = (
+        "raven_spool.runtimes.asyncio:in_thread"  # what makes an awaitable of a blocking call
+    )
 
     @property
     def flushing_runtime(self) -> str:
@@ -34,18 +48,76 @@ SENDERS = {
 }
 
 BACKENDS = {
-    "thread": Backend(sender="urllib", runtime=THREAD),
-    "requests": Backend(sender="requests", runtime=THREAD),
-    "inline": Backend(sender="urllib", runtime=INLINE),
-    "none": Backend(sender="urllib", runtime=None),
+    "thread": Backend(runtime=THREAD),
+    "requests": Backend(runtime=THREAD, sender="requests"),
+    "inline": Backend(runtime=INLINE),
+    "none": Backend(runtime=None),
+    "gevent": Backend(
+        runtime="raven_spool.runtimes.gevent:GeventRuntime",
+        client="raven_spool.senders.gevent:GeventSender",
+        needs=("gevent",),
+        extra="gevent",
+        send_timeout=_LOOP_SEND_TIMEOUT,
+    ),
+    "eventlet": Backend(
+        runtime="raven_spool.runtimes.eventlet:EventletRuntime",
+        client="raven_spool.senders.eventlet:EventletSender",
+        needs=("eventlet",),
+        extra="eventlet",
+        send_timeout=_LOOP_SEND_TIMEOUT,
+    ),
+    "twisted": Backend(
+        runtime="raven_spool.runtimes.twisted:TwistedRuntime",
+        client="raven_spool.senders.twisted:TwistedSender",
+        needs=("twisted", "OpenSSL", "service_identity"),
+        extra="twisted",
+        send_timeout=_LOOP_SEND_TIMEOUT,
+        in_thread="raven_spool.runtimes.twisted:in_thread",
+    ),
+    "tornado": Backend(
+        runtime="raven_spool.runtimes.tornado:TornadoRuntime",
+        client="raven_spool.senders.tornado:TornadoSender",
+        needs=("tornado", "pycurl"),
+        extra="tornado",
+        send_timeout=_LOOP_SEND_TIMEOUT,
+    ),
+    "asyncio": Backend(
+        runtime="raven_spool.runtimes.asyncio:AsyncioRuntime",
+        client="raven_spool.senders.aiohttp:AiohttpSender",
+        needs=("aiohttp",),
+        extra="asyncio",
+        send_timeout=_LOOP_SEND_TIMEOUT,
+    ),
 }
 
 
 def choose(name: str, environ: Mapping[str, str] = os.environ) -> Backend:
-    """The backend of that name; "auto" is what fits the process."""
+    """The backend of that name; "auto" is what fits the process as it is now.
+
+    Raises:
+        BackendUnavailable: a package that it needs is not installed.
+    """
     if name == "auto":
-        name = "inline" if _is_frozen_between_requests(environ) else "thread"
-    return BACKENDS[name]
+        name = _guess(environ)
+    backend = BACKENDS[name]
+    for package in backend.needs:
+        if package not in sys.modules and find_spec(package) is None:
+            raise BackendUnavailable(
+                f"backend {name} needs {package}: pip install 'raven-spool[{backend.extra}]'"
+            )
+    return backend
+
+
+def _guess(environ: Mapping[str, str]) -> str:
+    if _is_frozen_between_requests(environ):
+        return "inline"
+    # Neither is imported to be asked: who has patched has imported it.
+    monkey, patcher = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        return "gevent"
+    if patcher is not None and patcher.is_monkey_patched("thread"):
+        return "eventlet"
+    return "thread"
 
 
 def _is_frozen_between_requests(environ: Mapping[str, str]) -> bool:
@@ -54,7 +126,7 @@ def _is_frozen_between_requests(environ: Mapping[str, str]) -> bool:
     return "LAMBDA_TASK_ROOT" in environ or {"CURRENT_VERSION_ID", "INSTANCE_ID"} <= environ.keys()
 
 
-def load(target: str, extra: str | None = None) -> Any:
+def load(target: str) -> Any:
     """Import `module:attribute`.
 
     Raises:
@@ -64,8 +136,7 @@ def load(target: str, extra: str | None = None) -> Any:
     try:
         return getattr(fork.load(lambda: importlib.import_module(module)), attribute)
     except ImportError as error:
-        remedy = f": pip install 'raven-spool[{extra}]'" if extra else ""
-        raise BackendUnavailable(f"{target} needs {error.name}{remedy}") from error
+        raise BackendUnavailable(f"{target} needs {error.name}") from error
 
 
 # -- senders --------------------------------------------------------------------------------------
@@ -96,7 +167,8 @@ def name_sender(sender: Any) -> str:
 
 def sender_of(options: Options) -> str:
     """The name of the sender that these options choose, as `name_sender` gives it."""
-    return name_sender(options.sender or choose(options.backend).sender)
+    named = BACKENDS.get(options.backend, BACKENDS["thread"])  # "auto" brings no sender of its own
+    return name_sender(options.sender or named.sender)
 
 
 def _name_module(kind: type) -> str:
@@ -133,6 +205,18 @@ def _load_own(name: str) -> Any:
         return load(name)
     except AttributeError as error:
         raise ConfigurationError(f"sender={name}: {error}") from error
+
+
+_clients = {backend.runtime: backend.client for backend in BACKENDS.values() if backend.client}
+
+
+def sender_maker(runtime: str) -> Callable[[str], Any]:
+    """`make_sender` for the workers of that runtime: built-in senders mean the same everywhere,
+    so a loop's workers send for all of them with their loop's own client."""
+    client = _clients.get(runtime)
+    if client is None:
+        return make_sender
+    return lambda name: load(client)() if name in SENDERS else make_sender(name)
 
 
 def can_send(name: str) -> bool:

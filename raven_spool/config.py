@@ -32,7 +32,7 @@ class Options:
     proxy: str | None = None
     sender: Any = None
     shutdown_timeout: float = 2.0
-    send_timeout: float = 0.2
+    send_timeout: float | None = None  # the backend's
     max_bytes: int = 512 << 20
     max_age: float = 30 * _DAY
     overflow: str = "drop_oldest"
@@ -226,7 +226,18 @@ def _sender(value: object) -> object:
 READERS: dict[str, Callable[[object], object]] = {
     "spool_path": _path,
     "group": _group,
-    "backend": _choice("auto", "thread", "requests", "inline", "none"),
+    "backend": _choice(
+        "auto",
+        "thread",
+        "requests",
+        "inline",
+        "none",
+        "gevent",
+        "eventlet",
+        "twisted",
+        "tornado",
+        "asyncio",
+    ),
     "fsync": _choice("always", "everysec", "no"),
     "concurrency": _workers,
     "timeout": _timeout,

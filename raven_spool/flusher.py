@@ -63,12 +63,17 @@ class Flusher:
     # -- enqueue ------------------------------------------------------------------------------
 
     def enqueue(
-        self, event: Event, destination: Destination, runtime: str | None = backends.THREAD
+        self,
+        event: Event,
+        destination: Destination,
+        runtime: str | None = backends.THREAD,
+        send_timeout: float = backends.SEND_TIMEOUT,
     ) -> None:
         """Commit the event, or keep it in memory and send it from there while no disk takes it.
 
         Args:
             runtime: what delivers it, as `backends` names it; None: nobody in this process.
+            send_timeout: seconds the commit may take.
 
         Raises:
             SpoolError: neither spool nor memory has room.
@@ -78,7 +83,7 @@ class Flusher:
             self.ignored += 1
             return
         try:
-            key = self.spool.enqueue(event, destination, timeout_seconds=self.options.send_timeout)
+            key = self.spool.enqueue(event, destination, timeout_seconds=send_timeout)
         except SpoolError as error:
             self._warn(f"{error} (spool_path={self.spool.path}: mend it or name another)")
             self._enqueue_in_memory(event, destination, runtime)
@@ -86,7 +91,7 @@ class Flusher:
         if not key:
             self._warn(
                 f"the spool {self.spool.path} could not be had at once (send_timeout "
-                f"{self.options.send_timeout:g} s)"
+                f"{send_timeout:g} s)"
             )
         elif self._refuges:
             self._start_homecoming()
@@ -202,7 +207,7 @@ class Flusher:
             if target not in self._runtimes and not self._has_old_workers():
                 drain = self._drain or make_drain(self.spool, self.options)
                 self._drain = drain
-                self._runtimes[target] = backends.load(target)(drain, backends.make_sender)
+                self._runtimes[target] = backends.load(target)(drain, backends.sender_maker(target))
         finally:
             with contextlib.suppress(RuntimeError):  # another thread has it
                 self._lock.release()
@@ -221,12 +226,22 @@ class Flusher:
         deadline = time.monotonic() + timeout_seconds
         with contextlib.suppress(SpoolError):
             self.spool.forget_backoff()
-        runtime = backend.flushing_runtime
-        was_running = runtime in self._runtimes
+        running = set(self._runtimes)
+        runtime = self._choose_runtime(backend)
         is_empty = self._run_until_empty(runtime, deadline)
-        if not was_running and runtime != backend.runtime:
+        if runtime not in running and runtime != backend.runtime:
             self._stop_draining(deadline)  # these threads were for this flush alone
+            self.wake(backend.runtime if not is_empty else None)
         return is_empty
+
+    def _choose_runtime(self, backend: backends.Backend) -> str:
+        """The backend's own, or threads where its loop can't run while the caller waits."""
+        runtime = backend.flushing_runtime
+        if runtime == backends.THREAD:
+            return runtime
+        self.wake(runtime)
+        made = self._runtimes.get(runtime)
+        return runtime if made is None or made.can_be_waited_for else backends.THREAD
 
     def _run_until_empty(self, runtime: str, deadline: float) -> bool:
         self.wake(runtime)
@@ -237,9 +252,13 @@ class Flusher:
         while not self._is_empty():
             if time.monotonic() >= deadline:
                 return False
-            native.sleep(_LOOK_SECONDS)
+            self._pause(runtime)
             self.wake(runtime)  # not made before, if a worker of the last flush was in a request
         return True
+
+    def _pause(self, runtime: str) -> None:
+        made = self._runtimes.get(runtime)
+        (made.pause if made is not None else native.sleep)(_LOOK_SECONDS)
 
     def _is_empty(self) -> bool:
         try:
@@ -272,6 +291,7 @@ class Flusher:
         try:
             self._is_ending = True  # a signal handler's send must not wait for the drain's lock
             drain.end()
+            drain.tell()
         finally:
             self._drain, self._runtimes = None, {}
             self._ending += runtimes

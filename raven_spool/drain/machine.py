@@ -114,7 +114,6 @@ class Drain:
                 decision = self._wait_or_leave(decision)
             elif isinstance(decision, Stop) and self._waiters:
                 self.spool.ring_bell()  # the one that waits has to see that it is over
-        self._news.tell()
         return decision
 
     def visit(self, hand: list[Send], now: float, ticks: float, *, own: int = 0) -> None:
@@ -131,16 +130,27 @@ class Drain:
                 self._decide_visit(hand, now, ticks, own)
             except (SpoolError, OSError) as error:
                 self._in_trouble(error)
-        self._news.tell()
 
     def leave(self) -> None:
         """A worker that never waits goes, and the lead with it if nobody else is at work."""
         with self._lock:
-            self._settle_or_forget()
-            if not self._waiters and not self._board.in_flight:
-                self._board.forget_claims()
-                self.spool.leadership.let_go()
-        self._news.tell()
+            self._let_go_if_alone()
+
+    def abandon(self, decision: Decision | None) -> None:
+        """A worker will not come back from this decision: its event is ready again."""
+        with self._lock:
+            match decision:
+                case Wait():
+                    self._waiters -= 1
+                case Send(claimed) if claimed.id in self._board.in_flight:
+                    self._board.end(claimed)
+            self._let_go_if_alone()
+
+    def _let_go_if_alone(self) -> None:
+        self._settle_or_forget()
+        if not self._waiters and not self._board.in_flight:
+            self._board.forget_claims()
+            self.spool.leadership.let_go()
 
     def answered(self, claimed: Claimed, outcome: Outcome, now: float, ticks: float) -> None:
         """Take what came of a Send.
@@ -156,12 +166,20 @@ class Drain:
                 self._outcomes.take(claimed, outcome, sent_ticks, now, ticks)
             except (SpoolError, OSError) as error:
                 self._in_trouble(error)
+
+    def tell(self) -> None:
+        """Log and call back what the last steps have brought up. To be called after each, where
+        the users' own code may run: not in a thread that only touches the disk for a loop."""
         self._news.tell()
 
     @property
     def has_more(self) -> bool:
         """Whether another worker would find something to send."""
         return self._board.has_claims
+
+    @property
+    def leads(self) -> bool:
+        return self.spool.leadership.is_held
 
     @property
     def counts(self) -> Counts:
@@ -194,7 +212,6 @@ class Drain:
             self.spool.leadership.let_go(clean=not self._board.in_flight)
         finally:
             self._lock.release()
-        self._news.tell()
 
     def _settle_or_forget(self) -> None:
         try:

@@ -13,6 +13,14 @@ class Runtime(Protocol):
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the workers to stop, as the drain was told to. Returns whether all did."""
 
+    def pause(self, seconds: float) -> None:
+        """Sleep, in a way that lets the workers go on."""
+
+    @property
+    def can_be_waited_for(self) -> bool:
+        """Whether the workers go on while the caller blocks. Not those of a loop that is not
+        running, or whose own thread calls."""
+
     @property
     def is_own_thread(self) -> bool:
-        """Whether the caller is one of the workers."""
+        """Whether the caller is one of the workers, or code that one of them called."""

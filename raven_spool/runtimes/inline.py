@@ -42,7 +42,7 @@ class InlineRuntime:
     def __init__(self, drain: Drain, make_sender: Callable[[str], Sender]) -> None:
         self._drain = drain
         self._make_sender = make_sender
-        self._kept: list[Senders] = []  # connections stay open from one send to the next
+        self._kept: list[Senders[Sender]] = []  # connections stay open from one send to the next
         self._visits: WeakSet[_Visit] = WeakSet()
 
     def wake(self, own: int = 0) -> None:
@@ -70,6 +70,13 @@ class InlineRuntime:
             self._kept.pop().close()
         return True
 
+    def pause(self, seconds: float) -> None:
+        native.sleep(seconds)
+
+    @property
+    def can_be_waited_for(self) -> bool:
+        return True
+
     @property
     def is_own_thread(self) -> bool:
         return self._is_visiting() and not _is_in_signal_handler()
@@ -78,7 +85,7 @@ class InlineRuntime:
         return _visiting.get() in self._visits
 
     @contextlib.contextmanager
-    def _borrow(self) -> Iterator[Senders]:
+    def _borrow(self) -> Iterator[Senders[Sender]]:
         try:
             senders = self._kept.pop()
         except IndexError:
@@ -91,16 +98,18 @@ class InlineRuntime:
             else:
                 senders.close()
 
-    def _deliver(self, own: int, senders: Senders) -> None:
+    def _deliver(self, own: int, senders: Senders[Sender]) -> None:
         began = time.monotonic()
         hand: list[Send] = []
         try:
             self._drain.visit(hand, time.time(), began, own=own)
+            self._drain.tell()
             if hand:
                 seconds = hand[0].request.timeout_seconds
                 self._send(hand, senders, seconds)
                 while time.monotonic() < began + seconds * _SHARE:
                     self._drain.visit(hand, time.time(), time.monotonic())
+                    self._drain.tell()
                     if not hand:
                         break
                     self._send(hand, senders, began + seconds - time.monotonic())
@@ -108,13 +117,15 @@ class InlineRuntime:
             for left in hand:
                 self._drain.answered(left.claimed, _CUT, time.time(), time.monotonic())
             self._drain.leave()
+            self._drain.tell()
 
-    def _send(self, hand: list[Send], senders: Senders, seconds: float) -> None:
+    def _send(self, hand: list[Send], senders: Senders[Sender], seconds: float) -> None:
         decision = hand[0]
         request = decision.request
         request = replace(request, timeout_seconds=min(seconds, request.timeout_seconds))
         outcome = exchange(senders.get, decision.claimed.destination.sender, request)
         self._drain.answered(decision.claimed, outcome, time.time(), time.monotonic())
+        self._drain.tell()
         hand.clear()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raven_spool.drain import Drain
-from raven_spool.drive import Senders, drive
+from raven_spool.drive import Senders, Worker, drive
 from raven_spool.model import Wait
 from raven_spool.senders import Sender
 from raven_spool.spool import native, uwsgi
@@ -52,6 +52,13 @@ class ThreadRuntime:
             self._ended.acquire(timeout=min(remaining, _JOIN_LOOK_SECONDS))
         return True
 
+    def pause(self, seconds: float) -> None:
+        native.sleep(seconds)
+
+    @property
+    def can_be_waited_for(self) -> bool:
+        return True
+
     @property
     def is_own_thread(self) -> bool:
         return native.get_thread_id() in self._workers
@@ -78,7 +85,7 @@ class ThreadRuntime:
             )
 
     def _run(self) -> None:
-        senders = Senders(self._make_sender)
+        senders, worker = Senders(self._make_sender), Worker(self._drain)
         me = native.get_thread_id()
         with self._lock:
             if len(self._workers) >= self._drain.workers:
@@ -86,9 +93,10 @@ class ThreadRuntime:
             self._workers.add(me)
         self._starting_until = 0.0
         try:
-            drive(self._drain, senders.get, self._wait, self._start)
+            drive(worker, senders.get, self._wait, self._start)
         except Exception:
             log.exception("a worker of the flusher ended; the next send starts another")
+            worker.abandon()
         finally:
             senders.close()
             self._workers.discard(me)
@@ -101,7 +109,7 @@ class ThreadRuntime:
         elif bell is None:
             self._alarm.acquire(timeout=min(decision.seconds, _DEAF_SECONDS))
         else:
-            poll = select.poll()
+            poll = native.make_poll()
             poll.register(bell, select.POLLIN)
             poll.poll(decision.seconds * 1000)
 

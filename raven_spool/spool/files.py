@@ -9,6 +9,7 @@ out. Files get their name last: no other user's program ever meets one half made
 import contextlib
 import grp
 import os
+import posix
 import secrets
 import shlex
 import stat
@@ -51,7 +52,7 @@ def make_directory(path: str, group: int | None = None) -> None:
 
 def _share(path: str, group: int) -> None:
     # Opened first: what is looked at is what is changed.
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = posix.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not _is_shared(os.fstat(descriptor)):
             os.fchown(descriptor, -1, group)
@@ -139,10 +140,10 @@ def _name(group: int) -> str:
 def open_private(path: str) -> int:
     """Open for reading and writing; made if it was not there. Links are refused."""
     with contextlib.suppress(FileNotFoundError):
-        return os.open(path, _OPEN)
+        return posix.open(path, _OPEN)
     with contextlib.suppress(FileExistsError):
         create_private(path)
-    return os.open(path, _OPEN)
+    return posix.open(path, _OPEN)
 
 
 def create_private(path: str) -> None:
@@ -158,13 +159,13 @@ def open_fifo(path: str) -> int:
             _create_fifo(path)
     if not stat.S_ISFIFO(os.lstat(path).st_mode):
         raise SpoolUnusable(f"{path} is not a pipe: remove it")
-    return os.open(path, _OPEN | os.O_NONBLOCK)
+    return posix.open(path, _OPEN | os.O_NONBLOCK)
 
 
 def _create_fifo(path: str) -> None:
     with _under_another_name(path) as temporary:
         os.mkfifo(temporary, _PRIVATE_FILE)
-        descriptor = os.open(temporary, _OPEN | os.O_NONBLOCK)
+        descriptor = posix.open(temporary, _OPEN | os.O_NONBLOCK)
         try:
             if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
                 _fit(path, descriptor)
@@ -177,7 +178,7 @@ def create_directory(path: str) -> None:
     is_shared = _is_shared(os.stat(os.path.dirname(path)))
     # It inherits group and set-group-id, so with a umask of 007 nothing is left to be changed.
     os.mkdir(path, 0o770 if is_shared else _PRIVATE_DIRECTORY)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = posix.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if _take_after(os.path.dirname(path), descriptor) and not _is_shared(os.fstat(descriptor)):
             _open_to_group(path, descriptor)
@@ -212,7 +213,7 @@ def replace(path: str, text: str) -> None:
     temporary = f"{path}.{secrets.token_hex(4)}"
     descriptor = _create(temporary)
     try:
-        os.write(descriptor, text.encode())
+        posix.write(descriptor, text.encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -221,7 +222,7 @@ def replace(path: str, text: str) -> None:
 
 
 def sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = posix.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
@@ -244,7 +245,7 @@ def _under_another_name(path: str) -> Iterator[str]:
 
 
 def _create(path: str) -> int:
-    descriptor = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE)
+    descriptor = posix.open(path, _OPEN | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE)
     try:
         _fit(path, descriptor)
     except BaseException:

@@ -16,6 +16,7 @@ a process is stopped (Ctrl-Z, a paused container) while it waits there, the othe
 import errno
 import fcntl
 import os
+import posix
 import select
 import time
 
@@ -43,7 +44,7 @@ class Gate:
         self._files = [OwnFile(one) for one in (self._main, self._queue, self._hints)]
         self._freed_at = self._turn_ends_at = 0.0
         self._is_hot = False
-        self._poll = select.poll()
+        self._poll = native.make_poll()
         self._poll.register(self._hints, select.POLLIN)
 
     def acquire(self, deadline: float) -> bool:
@@ -84,7 +85,7 @@ class Gate:
 
     def _swallow_hints(self) -> None:
         try:
-            os.read(self._hints, 65536)
+            posix.read(self._hints, 65536)
         except BlockingIOError:
             pass
 
@@ -98,7 +99,7 @@ class Gate:
     def hint(self) -> None:
         """Tell the head of the queue to try again."""
         try:
-            os.write(self._hints, b".")
+            posix.write(self._hints, b".")
         except BlockingIOError:
             pass  # full of hints already
 

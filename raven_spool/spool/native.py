@@ -5,6 +5,7 @@ pool), and a green lock means nothing between them. These locks are never held a
 switch: under them runs SQLite and nothing else.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +14,12 @@ from raven_spool.spool import uwsgi
 
 
 def _original(module: str, name: str) -> Any:
+    # raven imports both, where they are installed: what counts is which of them has patched.
+    patcher = sys.modules.get("eventlet.patcher")
+    if patcher is not None and any(map(patcher.is_monkey_patched, ("thread", "select", "time"))):
+        return getattr(patcher.original(module), name)
     if "gevent.monkey" in sys.modules:
         return sys.modules["gevent.monkey"].get_original(module, name)
-    if "eventlet.patcher" in sys.modules:
-        return getattr(sys.modules["eventlet.patcher"].original(module), name)
     return getattr(__import__(module), name)
 
 
@@ -26,7 +29,13 @@ make_lock: Callable[[], Any] = _original("_thread", "allocate_lock")
 make_rlock: Callable[[], Any] = _original("_thread", "RLock")
 sleep: Callable[[float], None] = _original("time", "sleep")
 get_thread_id: Callable[[], int] = _original("_thread", "get_ident")
+make_poll: Callable[[], Any] = _original("select", "poll")  # eventlet removes it
+_get_native_id: Callable[[], int] = _original("_thread", "get_native_id")
 _start: Callable[..., int] = _original("_thread", "start_new_thread")
+
+
+def is_main_thread() -> bool:
+    return _get_native_id() == os.getpid()  # as Linux numbers them; no library patches that
 
 
 def start_thread(target: Callable[[], None]) -> None:

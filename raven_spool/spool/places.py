@@ -7,6 +7,7 @@ were nowhere), and so does opening an empty database beside its WAL.
 """
 
 import os
+import posix
 import secrets
 import sys
 from typing import Protocol
@@ -144,7 +145,7 @@ class DiskPlace:
             return
         # The WAL carries no POSIX locks, so it may be opened and closed.
         try:
-            descriptor = os.open(self._database + "-wal", os.O_RDWR | os.O_CLOEXEC)
+            descriptor = posix.open(self._database + "-wal", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return  # checkpointed and closed, which syncs
         try:
@@ -212,7 +213,7 @@ def read_current(path: str) -> str | None:
         return None
     descriptor = open_private(path)
     try:
-        name = os.read(descriptor, 100).decode("ascii", "replace").strip()
+        name = posix.read(descriptor, 100).decode("ascii", "replace").strip()
     finally:
         os.close(descriptor)
     # Never a path: nothing in a spool may make us read or write elsewhere.

@@ -7,6 +7,7 @@ the pipe and wakes the next leader once, for nothing.
 
 import contextlib
 import os
+import posix
 
 from raven_spool.spool import fork
 from raven_spool.spool.files import OwnFile, open_fifo
@@ -49,13 +50,13 @@ class Bell:
     def ring_ends(self) -> None:
         with contextlib.suppress(OSError):  # BlockingIOError: it rings already
             if self._is_ours():
-                os.write(self._ends[-1].descriptor, b".")
+                posix.write(self._ends[-1].descriptor, b".")
 
     def silence(self) -> None:
         """Take in what has rung. For the leader, before it looks at the spool."""
         with contextlib.suppress(OSError):
             if self._is_ours():
-                os.read(self._ends[0].descriptor, 65536)
+                posix.read(self._ends[0].descriptor, 65536)
 
     def _is_ours(self) -> bool:
         return bool(self._ends) and self._ends[-1].is_ours()

@@ -1,6 +1,7 @@
 """raven's transport interface over a spool: what all transports share."""
 
 import copy
+import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -8,10 +9,12 @@ from typing import Any
 
 from raven_spool import backends
 from raven_spool.config import Options, read_options
-from raven_spool.errors import ConfigurationError
+from raven_spool.errors import BackendUnavailable, ConfigurationError
 from raven_spool.flusher import Flusher, get_flusher
 from raven_spool.model import Destination
 from raven_spool.protocol import parse_endpoint, prepare, split_headers
+
+log = logging.getLogger("raven.spool")
 
 _IDENTITY = ("sentry_key", "sentry_secret", "sentry_client")
 _KEPT_DESTINATIONS = 256
@@ -66,7 +69,7 @@ class SpoolingTransport(Transport):
         self._given = given
         self._options = read_options({**self.defaults, **given})
         _refuse_spooling_twice(self._options.sender)
-        self._backend = backends.choose(self._options.backend)
+        self._backend = self._find_backend()
         self._flusher: Flusher | None = None
         self._destinations: dict[tuple[str | None, ...], Destination] = {}
 
@@ -75,6 +78,32 @@ class SpoolingTransport(Transport):
         twin = copy.copy(self)  # not made anew: a subclass's constructor has arguments of its own
         twin._configure({**options, **self._given})
         return twin
+
+    def _find_backend(self) -> backends.Backend | None:
+        """None: whatever fits when the first event comes; libraries may patch until then.
+
+        Raises:
+            BackendUnavailable: the class stands for one whose library is not installed. Where an
+                option names it, that is logged and "auto" taken: raven swallows what is raised
+                here, and would drop every event.
+        """
+        name = self._options.backend
+        if name == "auto":
+            return None
+        try:
+            return backends.choose(name)
+        except BackendUnavailable as error:
+            if self.defaults.get("backend") == name:
+                raise
+            log.error("%s; backend=auto is used", error)
+            return None
+
+    @property
+    def backend(self) -> backends.Backend:
+        """What delivers."""
+        if self._backend is None:
+            self._backend = backends.choose("auto")
+        return self._backend
 
     @property
     def options(self) -> Options:
@@ -128,7 +157,10 @@ class SpoolingTransport(Transport):
             new_id=lambda: uuid.uuid4().hex,
         )
         destination = self._destination(base_url, project, auth)
-        self.flusher.enqueue(event, destination, self._backend.runtime)
+        backend, patience = self.backend, self._options.send_timeout
+        if patience is None:
+            patience = backend.send_timeout
+        self.flusher.enqueue(event, destination, backend.runtime, patience)
         return event.event_id
 
     def async_send(
@@ -181,7 +213,7 @@ class SpoolingTransport(Transport):
     def flush(self, timeout: float = 2.0) -> bool:
         """Deliver now, whatever back-off says. Returns whether nothing is left in the spool."""
         backends.sender_of(self._options)  # what an earlier process left may be all there is
-        return self.flusher.flush(timeout, self._backend)
+        return self.flusher.flush(timeout, self.backend)
 
     def close(self, timeout: float | None = None) -> None:
         """Deliver what can be delivered in `timeout` (default: shutdown_timeout), then stop.
@@ -189,6 +221,20 @@ class SpoolingTransport(Transport):
         The spool stays: the next event, here or through another transport, starts it again.
         """
         self.flusher.close(self._options.shutdown_timeout if timeout is None else timeout)
+
+    def aflush(self, timeout: float = 2.0) -> Any:
+        """`flush` for code that runs in a loop: to be awaited, or with Twisted a Deferred.
+
+        In a greenlet there is no need of it: `flush` lets the others go on.
+        """
+        return self._in_thread(self.flush, timeout)
+
+    def aclose(self, timeout: float | None = None) -> Any:
+        """`close` for code that runs in a loop: to be awaited, or with Twisted a Deferred."""
+        return self._in_thread(self.close, timeout)
+
+    def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        return backends.load(self.backend.in_thread)(function, *args)
 
     def stats(self) -> dict[str, Any]:
         """The spool's counts, and how many events of this process no disk has (`volatile`)."""

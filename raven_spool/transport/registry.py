@@ -6,11 +6,16 @@ from typing import Any
 from urllib.parse import urlparse
 
 from raven_spool.senders.convention import adapt, make
+from raven_spool.transport.asyncio import AsyncioHTTPTransport
+from raven_spool.transport.eventlet import EventletHTTPTransport
 from raven_spool.transport.exceptions import DuplicateScheme
+from raven_spool.transport.gevent import GeventedHTTPTransport
 from raven_spool.transport.http import HTTPTransport
 from raven_spool.transport.requests import RequestsHTTPTransport, ThreadedRequestsHTTPTransport
 from raven_spool.transport.spool import SpoolTransport
 from raven_spool.transport.threaded import ThreadedHTTPTransport
+from raven_spool.transport.tornado import TornadoHTTPTransport
+from raven_spool.transport.twisted import TwistedHTTPTransport
 
 
 class TransportRegistry:
@@ -92,6 +97,11 @@ default_transports = TransportRegistry(
         ThreadedHTTPTransport,
         RequestsHTTPTransport,
         ThreadedRequestsHTTPTransport,
+        GeventedHTTPTransport,
+        EventletHTTPTransport,
+        TwistedHTTPTransport,
+        TornadoHTTPTransport,
+        AsyncioHTTPTransport,
         SpoolTransport,
     ]
 )
@@ -112,7 +122,7 @@ def register() -> None:
         if not _is_ravens_own(cls):
             default_transports.register(scheme, cls)
         elif not default_transports.supported_scheme(scheme):
-            default_transports.register(scheme, SpoolTransport)  # gevent+https and the like
+            default_transports.register(scheme, SpoolTransport)  # of another raven than 6.10
     Client._registry = default_transports
 
 

@@ -44,6 +44,7 @@ class Process:
     def step(self):
         decision = self.drain.step(self.now, self.ticks, waited=self._waits)
         self._waits = isinstance(decision, Wait)
+        self.drain.tell()
         return decision
 
     def send(self):
@@ -60,6 +61,7 @@ class Process:
 
     def answer(self, send, outcome):
         self.drain.answered(send.claimed, outcome, self.now, self.ticks)
+        self.drain.tell()
 
     def deliver_all(self, outcome=OK):
         """One worker to the end; the numbers of what it sent, and what it was told then."""

@@ -9,7 +9,7 @@ import pytest
 import tenacity
 
 from raven_spool.drain import UNACKED
-from raven_spool.drive import drive
+from raven_spool.drive import Worker, drive
 from raven_spool.model import Response, Send, State, Stop, Wait
 from raven_spool.policy import Policy
 from raven_spool.spool.gate import Gate
@@ -283,7 +283,7 @@ def test_drive_waits_out_an_outage_on_a_turned_clock(begin):
     with freezegun.freeze_time("2023-11-14 22:13:20", tick=False) as clock:
         process.drain.finish(time.monotonic() + 600)
         reason = drive(
-            process.drain,
+            Worker(process.drain),
             lambda name: Sender(),
             wait=lambda decision: clock.tick(decision.seconds),
             call_for_help=lambda: None,
@@ -306,7 +306,7 @@ def test_sender_that_raises_costs_its_event_an_attempt_and_nobody_else_anything(
     with freezegun.freeze_time("2023-11-14 22:13:20", tick=False):
         process.drain.finish(time.monotonic())
         reason = drive(
-            process.drain,
+            Worker(process.drain),
             lambda name: Sender(),
             wait=lambda decision: None,
             call_for_help=lambda: None,
