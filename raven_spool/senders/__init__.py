@@ -25,3 +25,16 @@ class Sender(Protocol):
 
     def close(self) -> None:
         """Drop the kept connections; never raises, and `send` may be called again."""
+
+
+class AsyncSender(Protocol):
+    """The same for one worker of an event loop: what it returns is awaited as its loop awaits.
+
+    May be made in any thread; `send` and `close` are called in the loop's.
+    """
+
+    async def send(self, request: Request) -> Outcome:
+        """As `Sender.send`. Cancelled, it drops the connection that was in use."""
+
+    async def close(self) -> None:
+        """As `Sender.close`."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from raven_spool.model import MAX_ANSWER_BYTES, Failure, Fault, Outcome, Request, Response
 from raven_spool.senders._exchange import Exchange
+from raven_spool.senders._network import STANDARD, Network
 from raven_spool.senders._route import Route, find_route, route_key
 
 MAX_CHANNELS = 8  # per worker; a spool seldom has more destinations than that
@@ -38,8 +39,11 @@ class Channel(Protocol):
 class ChannelSender:
     """A sender over kept connections, the least recently used of which is closed for a new one."""
 
-    def __init__(self, open_channel: Callable[[Route, Exchange], Channel]) -> None:
+    def __init__(
+        self, open_channel: Callable[[Route, Exchange], Channel], network: Network = STANDARD
+    ) -> None:
         self._open_channel = open_channel
+        self._network = network
         self._exchange = Exchange()
         self._channels: OrderedDict[tuple[object, ...], Channel] = OrderedDict()
 
@@ -64,7 +68,7 @@ class ChannelSender:
         if key in self._channels:
             self._channels.move_to_end(key)
             return self._channels[key]
-        channel = self._open_channel(find_route(request), self._exchange)
+        channel = self._open_channel(find_route(request, self._network), self._exchange)
         self._channels[key] = channel
         if len(self._channels) > MAX_CHANNELS:
             self._drop(next(iter(self._channels)))

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from http.client import HTTPConnection, IncompleteRead
 from typing import Any, cast
 
+from raven_spool.senders._network import STANDARD, Network
+
 
 class Exchange:
     """The exchange that is under way. A sender runs one at a time, so its sockets share this."""
@@ -55,6 +57,21 @@ class TimedSocket:
             return os.path.samestat(os.fstat(self._sock.fileno()), self._what)
         except OSError:
             return False
+
+    def is_quiet(self) -> bool:
+        """Whether an idle connection is still good. It has nothing to say but its end."""
+        if not self.is_ours():
+            return False
+        self._sock.setblocking(False)
+        try:
+            self._sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            return False
+        finally:
+            self._sock.setblocking(True)  # eventlet's TLS sockets take no timeout before that
+        return False
 
     def close(self) -> None:
         if self.is_ours():
@@ -128,15 +145,17 @@ class _TimedReader(io.RawIOBase):
         super().close()
 
 
-def open_socket(host: str, port: int, exchange: Exchange) -> socket.socket:
+def open_socket(
+    host: str, port: int, exchange: Exchange, network: Network = STANDARD
+) -> socket.socket:
     """Connect to the first address that answers; each gets a fair share of the time left."""
     error: OSError | None = None
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = network.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as exc:
         found, error = [], exc
     for index, (family, kind, protocol, _, address) in enumerate(found):
-        sock = socket.socket(family, kind, protocol)
+        sock: socket.socket = network.socket.socket(family, kind, protocol)
         try:
             sock.settimeout(exchange.remaining_seconds() / (len(found) - index))
             sock.connect(address)
@@ -155,7 +174,10 @@ def _say_where(error: OSError, host: str, port: int) -> OSError:
     # It may be the proxy that refuses, not the server. OSError picks the class by the number.
     if error.errno is None or isinstance(error, TimeoutError):
         return error
-    return OSError(error.errno, f"{error.strerror}: {host} port {port}")
+    # eventlet's text for it is ECONNREFUSED; a lookup's errors have numbers of their own.
+    known = isinstance(error, socket.gaierror)
+    text = error.strerror if known else os.strerror(error.errno)
+    return OSError(error.errno, f"{text}: {host} port {port}")
 
 
 class WatchedConnection(HTTPConnection):

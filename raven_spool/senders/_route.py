@@ -3,17 +3,22 @@
 import base64
 import os
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import certifi
 
 from raven_spool.model import Request
+from raven_spool.senders._network import STANDARD, Network
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +52,11 @@ def route_key(request: Request) -> tuple[object, ...]:
     return parts.scheme, parts.netloc, request.verify_ssl, request.ca_certs, request.proxy
 
 
-def find_route(request: Request) -> Route:
+def find_route(
+    request: Request,
+    network: Network = STANDARD,
+    find_context: Callable[[Request, Network], Any] | None = None,
+) -> Route:
     """Decide the way to the request's origin.
 
     The environment is read here, so its proxies and CA files hold for as long as a connection does.
@@ -65,9 +74,18 @@ def find_route(request: Request) -> Route:
         host=parts.hostname,
         port=parts.port or _DEFAULT_PORTS[parts.scheme],
         netloc=parts.netloc.rpartition("@")[2],
-        tls=tls_context(verify=request.verify_ssl, ca_certs=request.ca_certs) if secure else None,
+        tls=(find_context or _find_context)(request, network) if secure else None,
         proxy=_choose_proxy(parts, request.proxy),
     )
+
+
+def ask_for_tunnel(route: Route) -> bytes:
+    """What its proxy has to be told before TLS begins."""
+    assert route.proxy is not None
+    host = f"[{route.host}]" if ":" in route.host else route.host
+    lines = [f"CONNECT {host}:{route.port} HTTP/1.1", f"Host: {host}:{route.port}"]
+    lines += [f"{name}: {value}" for name, value in route.proxy.headers.items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
 def _choose_proxy(parts: SplitResult, chosen: str | None) -> Proxy | None:
@@ -101,34 +119,56 @@ def _proxy_headers(parts: SplitResult) -> dict[str, str]:
     return {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
 
 
-def tls_context(*, verify: bool, ca_certs: str | None) -> ssl.SSLContext:
+def _find_context(request: Request, network: Network) -> ssl.SSLContext:
+    verify, ca_certs = request.verify_ssl, request.ca_certs
+    return tls_context(verify=verify, ca_certs=ca_certs, network=network)
+
+
+def tls_context(
+    *, verify: bool, ca_certs: str | None, network: Network = STANDARD
+) -> ssl.SSLContext:
     """A context that checks chain and host name, or (`verify=False`) nothing at all."""
+    kind = network.ssl.SSLContext
     if not verify:
-        return _unverified_context()
-    path = ca_certs or _environment_ca() or certifi.where()
+        return _unverified_context(kind)
+    return load_ca(ca_certs, partial(_verified_context, kind))
+
+
+def load_ca(ca_certs: str | None, load: Callable[[str, int], T]) -> T:
+    """What `load` makes of the CA file (or directory) and its time of change.
+
+    Raises:
+        ssl.SSLError: it can't be used; names it.
+    """
+    path = find_ca(ca_certs)
     try:
-        return _verified_context(path, Path(path).stat().st_mtime_ns)
+        return load(path, Path(path).stat().st_mtime_ns)
     except OSError as exc:
         reason = exc.strerror or exc
         raise ssl.SSLError(f"the CA certificates in {path} can't be used: {reason}") from exc
 
 
-def _environment_ca() -> str | None:
-    return os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
+def find_ca(ca_certs: str | None) -> str:
+    """The file or directory of the certificates that are trusted."""
+    named = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
+    return ca_certs or named or certifi.where()
 
 
 # Reading certifi's file takes some 15 ms of CPU: too much for each connection. The time of change
-# is part of the key, so that a renewed CA is seen without a restart.
+# is part of the key, so that a renewed CA is seen without a restart; the class, because patching
+# changes the standard one.
 @lru_cache(maxsize=16)
-def _verified_context(path: str, _changed_ns: int) -> ssl.SSLContext:
-    if Path(path).is_dir():
-        return ssl.create_default_context(capath=path)
-    return ssl.create_default_context(cafile=path)
+def _verified_context(kind: type[ssl.SSLContext], path: str, _changed_ns: int) -> ssl.SSLContext:
+    file, directory = (None, path) if Path(path).is_dir() else (path, None)
+    context = ssl.create_default_context(cafile=file, capath=directory)
+    # As eventlet's own function does it; gevent has none, and only ssl knows its defaults.
+    context.__class__ = kind
+    return context
 
 
-@lru_cache(maxsize=1)
-def _unverified_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+@lru_cache(maxsize=4)
+def _unverified_context(kind: type[ssl.SSLContext]) -> ssl.SSLContext:
+    context = kind(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context

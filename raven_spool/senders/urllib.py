@@ -1,28 +1,43 @@
 """The standard library's sender: http.client, kept alive. Named after raven's urllib transport."""
 
-import select
+import socket
+import ssl
+from functools import partial
 from http.client import HTTPResponse
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from raven_spool.model import MAX_ANSWER_BYTES, Request, Response
-from raven_spool.senders._common import ChannelSender, build_response, headers_to_send
+from raven_spool.model import MAX_ANSWER_BYTES, Outcome, Request, Response
+from raven_spool.senders._common import (
+    ChannelSender,
+    build_response,
+    explain_failure,
+    headers_to_send,
+)
 from raven_spool.senders._exchange import Exchange, TimedSocket, WatchedConnection, open_socket
+from raven_spool.senders._network import STANDARD, Network
 from raven_spool.senders._route import Route
 
 
 class UrllibSender(ChannelSender):
     """A `Sender` on http.client."""
 
-    def __init__(self) -> None:
-        super().__init__(_Connection)
+    def __init__(self, network: Network = STANDARD) -> None:
+        super().__init__(partial(_Connection, network), network)
+
+    def send(self, request: Request) -> Outcome:
+        outcome: Outcome | None = None
+        with self._network.limit(request.timeout_seconds):
+            outcome = super().send(request)
+        return outcome or explain_failure(TimeoutError(), self._exchange)
 
 
 class _Connection(WatchedConnection):
-    def __init__(self, route: Route, exchange: Exchange) -> None:
+    def __init__(self, network: Network, route: Route, exchange: Exchange) -> None:
         hop = route.proxy or route
         super().__init__(hop.host, hop.port)
         self.exchange = exchange
+        self._network = network
         self._route = route
         self._headers = {"Host": route.netloc}
         if route.proxy and not route.tls:
@@ -31,7 +46,7 @@ class _Connection(WatchedConnection):
     def post(self, request: Request) -> Response:
         # A server may close an idle connection at any time. Seen now, this costs a new connection;
         # seen after sending, it could mean a second delivery.
-        if self.sock is not None and _is_readable(self.sock):
+        if self.sock is not None and not cast(TimedSocket, self.sock).is_quiet():
             self.close()
         headers = headers_to_send(request) | self._headers
         self.request("POST", self._target(request.url), request.body, headers)
@@ -39,21 +54,26 @@ class _Connection(WatchedConnection):
             return self._read(response)
 
     def connect(self) -> None:
-        sock = open_socket(self.host, self.port, self.exchange)
+        sock = self._keep(open_socket(self.host, self.port, self.exchange, self._network))
         try:
-            self.sock = cast(Any, TimedSocket(self._secure(sock), self.exchange))
+            if self._route.tls:
+                self._secure(sock, self._route.tls)
         except BaseException:
-            sock.close()
+            self.close()
             raise
 
-    def _secure(self, sock: Any) -> Any:
-        context = self._route.tls
-        if context is None:
-            return sock
-        timed = cast(Any, TimedSocket(sock, self.exchange))
+    def _secure(self, sock: TimedSocket, context: ssl.SSLContext) -> None:
         if self._route.proxy:
-            _open_tunnel(timed, self._route)
-        return context.wrap_socket(timed, server_hostname=self._route.host)
+            _open_tunnel(sock, self._route)
+        secured = context.wrap_socket(
+            cast(Any, sock), server_hostname=self._route.host, do_handshake_on_connect=False
+        )
+        self._keep(secured).do_handshake()  # within wrap_socket, eventlet leaks what fails
+
+    def _keep(self, sock: socket.socket) -> TimedSocket:
+        timed = TimedSocket(sock, self.exchange)
+        self.sock = cast(Any, timed)
+        return timed
 
     def _target(self, url: str) -> str:
         if self._route.proxy and not self._route.tls:
@@ -69,22 +89,13 @@ class _Connection(WatchedConnection):
         return build_response(response.status, headers, body, missing_bytes=response.length)
 
 
-def _is_readable(sock: Any) -> bool:
-    # An idle connection has nothing to say but its end. eventlet removes select.poll.
-    if not hasattr(select, "poll"):
-        return bool(select.select([sock], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _open_tunnel(sock: Any, route: Route) -> None:
+def _open_tunnel(sock: TimedSocket, route: Route) -> None:
     assert route.proxy is not None
     host = f"[{route.host}]" if ":" in route.host else route.host
     lines = [f"CONNECT {host}:{route.port} HTTP/1.1", f"Host: {host}:{route.port}"]
     lines += [f"{name}: {value}" for name, value in route.proxy.headers.items()]
     sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-    response = HTTPResponse(sock, method="CONNECT")
+    response = HTTPResponse(cast(Any, sock), method="CONNECT")
     with response:
         response.begin()
     if not 200 <= response.status < 300:
