@@ -10,8 +10,8 @@ from raven_spool.model import Outcome, Request, Response
 from raven_spool.senders._common import (
     MAX_CHANNELS,
     TROUBLE,
-    _refuse_proxy_login,
     explain_failure,
+    refuse_proxy_login,
 )
 from raven_spool.senders._exchange import Exchange
 from raven_spool.senders._route import route_key
@@ -54,7 +54,7 @@ class AwaitedChannelSender:
             if not isinstance(exc, TROUBLE):
                 raise
             return explain_failure(exc, self._exchange)
-        return _refuse_proxy_login(response)
+        return refuse_proxy_login(response)
 
     async def close(self) -> None:
         while self._channels:

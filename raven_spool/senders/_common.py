@@ -58,7 +58,7 @@ class ChannelSender:
             if not isinstance(exc, TROUBLE):
                 raise
             return explain_failure(exc, self._exchange)
-        return _refuse_proxy_login(response)
+        return refuse_proxy_login(response)
 
     def close(self) -> None:
         while self._channels:
@@ -108,7 +108,7 @@ def explain_failure(exc: BaseException, exchange: Exchange) -> Failure:
     return Failure(fault=fault, message=message, maybe_delivered=exchange.sent)
 
 
-def _refuse_proxy_login(response: Response) -> Outcome:
+def refuse_proxy_login(response: Response) -> Outcome:
     # Only a proxy says 407, and as a plain answer it would condemn the event.
     if response.status != _PROXY_AUTHENTICATION_REQUIRED:
         return response

@@ -167,10 +167,10 @@ def open_socket(
             error = exc
         else:
             return sock
-    raise _say_where(error or OSError("the name has no address"), host, port)
+    raise say_where(error or OSError("the name has no address"), host, port)
 
 
-def _say_where(error: OSError, host: str, port: int) -> OSError:
+def say_where(error: OSError, host: str, port: int) -> OSError:
     # It may be the proxy that refuses, not the server. OSError picks the class by the number.
     if error.errno is None or isinstance(error, TimeoutError):
         return error

@@ -140,18 +140,14 @@ def load_ca(ca_certs: str | None, load: Callable[[str, int], T]) -> T:
     Raises:
         ssl.SSLError: it can't be used; names it.
     """
-    path = find_ca(ca_certs)
+    named = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
+    path = ca_certs or named or certifi.where()
     try:
         return load(path, Path(path).stat().st_mtime_ns)
     except OSError as exc:
         reason = exc.strerror or exc
-        raise ssl.SSLError(f"the CA certificates in {path} can't be used: {reason}") from exc
-
-
-def find_ca(ca_certs: str | None) -> str:
-    """The file or directory of the certificates that are trusted."""
-    named = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
-    return ca_certs or named or certifi.where()
+        text = f"the CA certificates in {path} can't be used: {reason}"
+        raise ssl.SSLError(ssl.SSL_ERROR_SSL, text) from exc
 
 
 # Reading certifi's file takes some 15 ms of CPU: too much for each connection. The time of change

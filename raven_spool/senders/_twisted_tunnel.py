@@ -30,7 +30,7 @@ from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from raven_spool.model import Request
-from raven_spool.senders._exchange import Exchange, _say_where
+from raven_spool.senders._exchange import Exchange, say_where
 from raven_spool.senders._network import Network
 from raven_spool.senders._route import Route, ask_for_tunnel, load_ca
 
@@ -78,7 +78,7 @@ class Way:
             if not isinstance(exc.osError, int):
                 raise
             error = OSError(exc.osError, os.strerror(exc.osError))
-        raise _say_where(error, hop.host, hop.port)
+        raise say_where(error, hop.host, hop.port)
 
 
 @implementer(IHandshakeListener)

@@ -15,7 +15,7 @@ import aiohttp
 from raven_spool.model import MAX_ANSWER_BYTES, Request, Response
 from raven_spool.senders._awaited import AwaitedChannelSender
 from raven_spool.senders._common import build_response, headers_to_send
-from raven_spool.senders._exchange import Exchange, _say_where
+from raven_spool.senders._exchange import Exchange, say_where
 from raven_spool.senders._route import find_route
 
 # The server knows when to close. aiohttp's own 15 s would cost a quiet application a handshake
@@ -171,7 +171,7 @@ def _find_cause(exc: aiohttp.ClientError) -> Exception:
             # asyncio's bare ConnectionResetError; ssl by itself says it so.
             return ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the server closed it in the handshake")
         case aiohttp.ClientConnectorError():
-            return _say_where(exc.os_error, exc.host, exc.port or 0)
+            return say_where(exc.os_error, exc.host, exc.port or 0)
         case aiohttp.ClientHttpProxyError():
             return OSError(f"the proxy refused the tunnel: {exc.status} {exc.message}")
         case aiohttp.ClientResponseError():

@@ -23,8 +23,8 @@ from tornado.ioloop import IOLoop
 from raven_spool.model import MAX_ANSWER_BYTES, Request, Response
 from raven_spool.senders._awaited import AwaitedChannelSender
 from raven_spool.senders._common import build_response, headers_to_send
-from raven_spool.senders._exchange import Exchange, _say_where
-from raven_spool.senders._route import Proxy, Route, find_ca, find_route
+from raven_spool.senders._exchange import Exchange, say_where
+from raven_spool.senders._route import Proxy, Route, find_route, load_ca
 
 # An empty one keeps libcurl from sending its own.
 _HEADERS = {"Accept": "", "Accept-Encoding": "identity", "Content-Type": "", "User-Agent": ""}
@@ -97,7 +97,7 @@ class _Channel:
         try:
             found = await asyncio.wait_for(lookup, self._exchange.remaining_seconds())
         except socket.gaierror as exc:
-            raise _say_where(exc, host, port) from None
+            raise say_where(exc, host, port) from None
         return [f"{host}:{port}:{','.join(str(address[0]) for *_, address in found)}"]
 
 
@@ -112,7 +112,7 @@ def _connection_options(route: Route, request: Request) -> dict[int, Any]:
         pycurl.VERBOSE: 0,  # else Tornado logs every header where its level is DEBUG
     }
     if route.tls and request.verify_ssl:
-        ca = find_ca(request.ca_certs)
+        ca = load_ca(request.ca_certs, lambda path, _changed_ns: path)
         file, directory = (None, ca) if Path(ca).is_dir() else (ca, None)
         options |= {pycurl.CAINFO: file, pycurl.CAPATH: directory}
     return options
@@ -225,7 +225,7 @@ class _Transfer:
             case pycurl.E_SSL_CACERT_BADFILE:
                 return ssl.SSLError(error, text)
             case pycurl.E_COULDNT_CONNECT if number:
-                return _say_where(OSError(number, text), self._hop.host, self._hop.port)
+                return say_where(OSError(number, text), self._hop.host, self._hop.port)
             case pycurl.E_SEND_ERROR | pycurl.E_RECV_ERROR:
                 return OSError(text)
             case _:

@@ -112,7 +112,9 @@ class _Content(Protocol):
             self._end(self._content)
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override] # noqa: N802
-        self._end(self._content if reason.check(ResponseDone) else reason)
+        # A server of HTTP/1.0 may name no length: then the end of the stream is the answer's.
+        is_whole = reason.check(ResponseDone, PotentialDataLoss)
+        self._end(self._content if is_whole else reason)
 
     def _end(self, result: Any) -> None:
         if not self._whole.called:
@@ -152,8 +154,6 @@ def _find_cause(exc: BaseException) -> BaseException:
             return name_tls_error(cause)
         case ConnectionAborted():  # by Twisted or by `Connection`
             return HTTPException("a line or all headers are too long")
-        case PotentialDataLoss():
-            return IncompleteRead(b"")
         case ConnectionClosed() | ConnectError():
             is_half = isinstance(exc, ResponseFailed) and not isinstance(exc, ResponseNeverReceived)
             return IncompleteRead(b"") if is_half else OSError(str(cause))

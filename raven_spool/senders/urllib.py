@@ -16,7 +16,7 @@ from raven_spool.senders._common import (
 )
 from raven_spool.senders._exchange import Exchange, TimedSocket, WatchedConnection, open_socket
 from raven_spool.senders._network import STANDARD, Network
-from raven_spool.senders._route import Route
+from raven_spool.senders._route import Route, ask_for_tunnel
 
 
 class UrllibSender(ChannelSender):
@@ -90,11 +90,7 @@ class _Connection(WatchedConnection):
 
 
 def _open_tunnel(sock: TimedSocket, route: Route) -> None:
-    assert route.proxy is not None
-    host = f"[{route.host}]" if ":" in route.host else route.host
-    lines = [f"CONNECT {host}:{route.port} HTTP/1.1", f"Host: {host}:{route.port}"]
-    lines += [f"{name}: {value}" for name, value in route.proxy.headers.items()]
-    sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+    sock.sendall(ask_for_tunnel(route))
     response = HTTPResponse(cast(Any, sock), method="CONNECT")
     with response:
         response.begin()

@@ -180,9 +180,11 @@ def deaf_server() -> Iterator[str]:
         for filler in fillers:
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        for filler in fillers:
-            filler.close()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            for filler in fillers:
+                filler.close()
 
 
 @contextmanager
@@ -200,10 +202,12 @@ def trickling_server() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=trickle, args=(listener,))
         thread.start()
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
-        stopping.set()
-        listener.shutdown(socket.SHUT_RDWR)  # wakes accept
-        thread.join(10)
+        try:
+            yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            stopping.set()
+            listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+            thread.join(10)
 
 
 @pytest.mark.parametrize(
@@ -279,9 +283,11 @@ def name_server() -> Iterator[int]:
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        yield sock.getsockname()[1]
-        sock.sendto(b"", sock.getsockname())
-        thread.join(10)
+        try:
+            yield sock.getsockname()[1]
+        finally:
+            sock.sendto(b"", sock.getsockname())
+            thread.join(10)
 
 
 @pytest.mark.filterwarnings("ignore:please use dns.resolver:DeprecationWarning")

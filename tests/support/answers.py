@@ -159,6 +159,12 @@ def half_headers() -> Answer:
     return _cut("half-headers", b"HTTP/1.1 200 OK\r\nContent-Le")
 
 
+def until_close() -> Answer:
+    """A whole answer of HTTP/1.0, whose end is the connection's."""
+    text = b'HTTP/1.0 200 OK\r\n\r\n{"id":""}'
+    return Answer(name="until-close", play=lambda talk: talk.write(text) or False, status=200)
+
+
 def garbage() -> Answer:
     """Not HTTP."""
     return _cut("garbage", b"\x00\xff\x00 what is this\r\n\r\n")
