@@ -30,7 +30,7 @@ def list_cells(run: Record) -> Iterator[str]:
     yield "| transport | " + " | ".join(one["title"] for one in scenarios) + " |"
     yield "|---" * (len(scenarios) + 1) + "|"
     for contestant in run["contestants"]:
-        cells = [f"{contestant['library']} is not installed", *[""] * (len(scenarios) - 1)]
+        cells = [f"{contestant['loop']} is not installed", *[""] * (len(scenarios) - 1)]
         if contestant["cells"]:
             cells = [describe_cell(contestant["cells"][one["key"]], one) for one in scenarios]
         yield f"| {contestant['name']} | " + " | ".join(cells) + " |"

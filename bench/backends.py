@@ -44,7 +44,7 @@ class Contestant:
     transport: str
     spools: bool = False
     query: str = ""
-    library: str | None = None  # without which it can't be tried
+    loop: str | None = None  # the library in whose loop it captures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +75,14 @@ class Cell:
     hung: bool = False
 
 
-def _ours(module: str, name: str) -> Contestant:
-    return Contestant(name=name, transport=f"raven_spool.transport.{module}:{name}", spools=True)
+def _ours(module: str, name: str, loop: str | None = None) -> Contestant:
+    transport = f"raven_spool.transport.{module}:{name}"
+    return Contestant(name=name, transport=transport, spools=True, loop=loop)
 
 
-def _ravens(module: str, name: str, library: str | None = None) -> Contestant:
+def _ravens(module: str, name: str, loop: str | None = None) -> Contestant:
     transport = f"raven.transport.{module}:{name}"
-    return Contestant(name=f"raven's {name}", transport=transport, library=library)
+    return Contestant(name=f"raven's {name}", transport=transport, loop=loop)
 
 
 CONTESTANTS = [
@@ -89,6 +90,11 @@ CONTESTANTS = [
     _ours("requests", "RequestsHTTPTransport"),
     _ours("threaded", "ThreadedHTTPTransport"),
     _ours("threaded_requests", "ThreadedRequestsHTTPTransport"),
+    _ours("gevent", "GeventedHTTPTransport", "gevent"),
+    _ours("eventlet", "EventletHTTPTransport", "eventlet"),
+    _ours("twisted", "TwistedHTTPTransport", "twisted"),
+    _ours("tornado", "TornadoHTTPTransport", "tornado"),
+    _ours("asyncio", "AsyncioHTTPTransport", "asyncio"),
     _ours("spool", "SpoolTransport"),
     Contestant(
         name="SpoolTransport, `backend=none`",
@@ -146,7 +152,7 @@ def main() -> None:
             {
                 "name": contestant.name,
                 "transport": contestant.transport,
-                "library": contestant.library,
+                "loop": contestant.loop,
                 "cells": measure(contestant, count, directory),
             }
             for contestant in CONTESTANTS
@@ -170,7 +176,7 @@ def main() -> None:
 
 def measure(contestant: Contestant, count: int, directory: Path) -> dict[str, Any]:
     """A cell for each scenario; none where the library it needs is not installed."""
-    if contestant.library and importlib.util.find_spec(contestant.library) is None:
+    if contestant.loop and importlib.util.find_spec(contestant.loop) is None:
         return {}
 
     def fill(scenario: Scenario) -> dict[str, Any]:
@@ -243,6 +249,7 @@ class _Run:
             "dsn": dsn,
             "count": count,
             "ending": ending,
+            "loop": self._contestant.loop,
             "diary": str(self.diary),
         }
         program = [sys.executable, str(ROOT / "bench" / "_capturing.py"), json.dumps(told)]

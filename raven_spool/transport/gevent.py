@@ -1,5 +1,6 @@
 """raven.transport.gevent: greenlets deliver."""
 
+from contextlib import suppress
 from typing import Any
 
 from raven_spool.transport.base import AsyncTransport, SpoolingTransport
@@ -39,7 +40,7 @@ class GeventedHTTPTransport(SpoolTransport, AsyncTransport):
         **options: Any,
     ) -> None:
         size = maximum_outstanding_requests if pool_size is None else pool_size
-        super().__init__(parsed_url, timeout, **{"concurrency": _limit(size), **options})
+        super().__init__(parsed_url, timeout, **{**_workers(size), **options})
 
     def __call__(
         self,
@@ -49,12 +50,13 @@ class GeventedHTTPTransport(SpoolTransport, AsyncTransport):
         **options: Any,
     ) -> SpoolingTransport:
         size = maximum_outstanding_requests if pool_size is None else pool_size
-        return super().__call__(**{"concurrency": _limit(size), **options})
+        return super().__call__(**{**_workers(size), **options})
 
 
-def _limit(size: Any) -> Any:
+def _workers(size: Any) -> dict[str, Any]:
     """raven's default was 100; what is no number is left for the option's reader to refuse."""
-    try:
-        return min(int(size), _MOST_WORKERS)
-    except (TypeError, ValueError):
-        return size
+    if size is None:
+        return {}
+    with suppress(TypeError, ValueError):
+        size = min(int(size), _MOST_WORKERS)
+    return {"concurrency": size}

@@ -33,7 +33,10 @@ FLOOR_OF[FACADE] = len(FLOORS) - 1
 
 SENDERS_SEE = {"model", "errors", "senders"}
 DISK = {"sqlite3"}
-NETWORK = {"socket", "ssl", "http.client", "urllib.request", "requests"}
+NETWORK = {"socket", "ssl", "http.client", "urllib.request", "requests"} | {
+    *("aiohttp", "pycurl", "tornado.curl_httpclient", "tornado.httpclient", "twisted.web"),
+}
+LOOPS = {"asyncio", "eventlet", "gevent", "tornado", "twisted"}
 FRAMEWORKS = {
     "aiohttp",
     "click",
@@ -119,6 +122,11 @@ def test_only_the_spool_touches_sqlite() -> None:
 def test_only_the_senders_touch_the_network() -> None:
     rooms = {room_of(path) for path in MODULES if imported_of(path, NETWORK)}
     assert rooms == {"senders"}
+
+
+def test_only_senders_and_runtimes_know_a_loop() -> None:
+    rooms = {room_of(path) for path in MODULES if imported_of(path, LOOPS)}
+    assert rooms == {"runtimes", "senders"}
 
 
 def test_importing_raven_spool_loads_no_framework() -> None:

@@ -10,15 +10,20 @@ import pytest
 import raven_spool.transport as package
 from raven_spool.senders.convention import adapt
 from raven_spool.transport import (
+    AsyncioHTTPTransport,
     AsyncTransport,
     DuplicateScheme,
+    EventletHTTPTransport,
+    GeventedHTTPTransport,
     HTTPTransport,
     RequestsHTTPTransport,
     SpoolTransport,
     ThreadedHTTPTransport,
     ThreadedRequestsHTTPTransport,
+    TornadoHTTPTransport,
     Transport,
     TransportRegistry,
+    TwistedHTTPTransport,
     default_transports,
 )
 
@@ -82,6 +87,11 @@ def registry():
         ("sync+https", HTTPTransport),
         ("requests+https", RequestsHTTPTransport),
         ("threaded+requests+http", ThreadedRequestsHTTPTransport),
+        ("gevent+https", GeventedHTTPTransport),
+        ("eventlet+http", EventletHTTPTransport),
+        ("twisted+https", TwistedHTTPTransport),
+        ("tornado+http", TornadoHTTPTransport),
+        ("asyncio+https", AsyncioHTTPTransport),
         ("spool+https", SpoolTransport),
     ],
 )
@@ -198,9 +208,13 @@ def test_package_exports_what_ravens_does():
         "DuplicateScheme",
         "HTTPTransport",
         "InvalidScheme",
+        "EventletHTTPTransport",
+        "GeventedHTTPTransport",
         "RequestsHTTPTransport",
         "ThreadedHTTPTransport",
+        "TornadoHTTPTransport",
         "Transport",
+        "TwistedHTTPTransport",
         "TransportRegistry",
         "default_transports",
         "has_newstyle_transports",
@@ -223,6 +237,10 @@ def test_package_exports_what_ravens_does():
         ("requests", "RequestsHTTPTransport"),
         ("requests", "ThreadedRequestsHTTPTransport"),
         ("threaded_requests", "ThreadedRequestsHTTPTransport"),
+        ("gevent", "GeventedHTTPTransport"),
+        ("eventlet", "EventletHTTPTransport"),
+        ("twisted", "TwistedHTTPTransport"),
+        ("tornado", "TornadoHTTPTransport"),
         ("registry", "TransportRegistry"),
         ("registry", "default_transports"),
     ],
@@ -236,8 +254,9 @@ def test_modules_have_ravens_names(module, name):
 
 def test_async_transports_are_of_both_kinds():
     for cls in (ThreadedHTTPTransport, ThreadedRequestsHTTPTransport):
-        assert issubclass(cls, AsyncTransport)
         assert issubclass(cls, HTTPTransport)
+    for cls in default_transports:
+        assert cls.is_async is issubclass(cls, AsyncTransport)
     assert [cls.is_async for cls in (HTTPTransport, RequestsHTTPTransport, SpoolTransport)] == [
         False,
         False,
@@ -257,6 +276,7 @@ AFTER_REGISTER = {
             client = raven.Client(scheme + "://k:s@sentry.invalid/1", install_sys_hook=False)
             transport = client.remote.get_transport()
             assert isinstance(transport, SpoolingTransport), (scheme, transport)
+            assert type(transport).scheme.count(scheme) == 1
         """,
     "a scheme that others have added is kept": """
         class Theirs(raven.transport.HTTPTransport):
