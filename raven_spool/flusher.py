@@ -228,20 +228,28 @@ class Flusher:
             self.spool.forget_backoff()
         running = set(self._runtimes)
         runtime = self._choose_runtime(backend)
+        if runtime is None:
+            return self._is_empty()
         is_empty = self._run_until_empty(runtime, deadline)
         if runtime not in running and runtime != backend.runtime:
             self._stop_draining(deadline)  # these threads were for this flush alone
             self.wake(backend.runtime if not is_empty else None)
         return is_empty
 
-    def _choose_runtime(self, backend: backends.Backend) -> str:
-        """The backend's own, or threads where its loop can't run while the caller waits."""
+    def _choose_runtime(self, backend: backends.Backend) -> str | None:
+        """The backend's own, or threads where its loop can't run while the caller waits. None:
+        what is under way needs that loop."""
         runtime = backend.flushing_runtime
         if runtime == backends.THREAD:
             return runtime
         self.wake(runtime)
         made = self._runtimes.get(runtime)
-        return runtime if made is None or made.can_be_waited_for else backends.THREAD
+        if made is None or made.can_be_waited_for:
+            return runtime
+        if made.join(0.0):
+            return backends.THREAD
+        log.warning("flush() would stop the loop that is sending: await aflush() there")
+        return None
 
     def _run_until_empty(self, runtime: str, deadline: float) -> bool:
         self.wake(runtime)

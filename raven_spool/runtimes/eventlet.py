@@ -21,7 +21,7 @@ class EventletRuntime(GreenRuntime):
         return getattr(hubs._threadlocal, "hub", None)
 
     def is_running(self, loop: Any) -> bool:
-        return not loop.stopping
+        return not (loop.stopping or loop.greenlet.dead)  # dead: its thread has ended
 
     def is_inside(self, loop: Any) -> bool:
         return eventlet.getcurrent() is loop.greenlet  # a callback of the hub: it can't switch away

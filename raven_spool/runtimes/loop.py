@@ -115,18 +115,24 @@ class LoopRuntime(ABC):
     # -- the loop, and the workers in it ------------------------------------------------------
 
     def _choose_loop(self) -> Loop:
-        """The loop to work in: another than before if that one has ended and this one runs."""
-        if self._loop is None or not self.is_running(self._loop):
-            here = self.find_loop()
-            if here is not None and here is not self._loop:
-                self._abandon_all()
-                self._loop, self._starting_until = here, 0.0
-            return here
-        return self._loop
+        """The loop to work in: another than before if that one has ended, or has not come to our
+        call (a native thread's hub, whose thread does something else), and this one runs."""
+        runs = self._loop is not None and self.is_running(self._loop)
+        has_not_come = not self._tasks and 0.0 < self._starting_until <= time.monotonic()
+        if runs and not has_not_come:
+            return self._loop
+        here = self.find_loop()
+        if here is not None and here is not self._loop:
+            self._abandon_all()
+            self._loop, self._starting_until = here, 0.0
+        return self._loop if runs else here
 
     def _start(self) -> None:
         """One more worker; called in the loop."""
-        self._loop, self._starting_until = self.find_loop(), 0.0
+        here = self.find_loop()
+        if self._tasks and self._loop not in (None, here):
+            return  # it was called long ago, and another has taken its place
+        self._loop, self._starting_until = here, 0.0
         if len(self._tasks) < self._drain.workers:
             worker = Worker(self._drain)
             self._tasks[worker] = self.spawn(worker)

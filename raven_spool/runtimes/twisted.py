@@ -7,16 +7,19 @@ from typing import Any
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 from twisted.python.threadable import isInIOThread
-from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from raven_spool.drive import Worker
 from raven_spool.model import Wait
 from raven_spool.runtimes.loop import AwaitingRuntime
+from raven_spool.spool import native
 
 
 class TwistedRuntime(AwaitingRuntime):
+    _pool: Any = None
+
     def find_loop(self) -> Any:
         # An import would install one, and the application may be about to install another.
         return sys.modules.get("twisted.internet.reactor")
@@ -31,18 +34,20 @@ class TwistedRuntime(AwaitingRuntime):
         loop.callFromThread(function)  # before the reactor runs, too
 
     def spawn(self, worker: Worker) -> None:
-        # Its end is announced, so what waits for the lead need not wait for ours to go stale.
-        self._loop.addSystemEventTrigger("before", "shutdown", worker.abandon)
-        self._loop.callLater(0, lambda: ensureDeferred(self._run(worker)))
+        reactor = self._loop
+        if self._pool is None:
+            # Once, and not for each step: a reactor that has shut its pool makes another when it
+            # is asked, which nobody shuts, and the process does not end.
+            self._pool = reactor.getThreadPool()
+            # After the application's own `aclose`, which comes before the end.
+            reactor.addSystemEventTrigger("after", "shutdown", self._abandon_all)
+        reactor.callLater(0, lambda: ensureDeferred(self._run(worker)))
 
     def find_task(self) -> None:
         return None  # our code in the reactor's thread is known by `_as_own_thread`
 
     async def offload(self, function: Callable[..., Any], *args: Any) -> Any:
-        reactor = self._loop
-        return await deferToThreadPool(
-            reactor, reactor.getThreadPool(), self._step, function, *args
-        )
+        return await deferToThreadPool(self._loop, self._pool, self._step, function, *args)
 
     async def wait(self, decision: Wait) -> None:
         reactor, over = self._loop, _Over()
@@ -84,14 +89,17 @@ class _Over:
 
 def in_thread(function: Callable[..., Any], *args: Any) -> Deferred[Any]:
     """Call it in a thread of its own: enough of them in the reactor's pool, each waiting for us,
-    would keep our steps out."""
+    would keep our steps out. A daemon, for the reactor may end before it has heard."""
     from twisted.internet import reactor
 
-    pool = ThreadPool(1, 1, "raven-spool")
-    pool.start()
+    done: Deferred[Any] = Deferred()
 
-    def end(result: Any) -> Any:
-        pool.stop()
-        return result
+    def run() -> None:
+        try:
+            result = function(*args)
+        except BaseException:  # noqa: BLE001 it is raised where it is awaited
+            result = Failure()  # type: ignore[no-untyped-call]
+        reactor.callFromThread(done.callback, result)
 
-    return deferToThreadPool(reactor, pool, function, *args).addBoth(end)
+    native.start_thread(run)
+    return done

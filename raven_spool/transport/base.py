@@ -234,6 +234,7 @@ class SpoolingTransport(Transport):
         return self._in_thread(self.close, timeout)
 
     def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        self.flusher.wake(self.backend.runtime)  # here is the loop, if nobody has sent in it yet
         return backends.load(self.backend.in_thread)(function, *args)
 
     def stats(self) -> dict[str, Any]:

@@ -15,12 +15,15 @@ class SpoolTransport(SpoolingTransport):
         verify_ssl: check the server's certificate and name.
         ca_certs: a file with the certificates to trust instead of the usual ones.
         spool_path: the directory of the spool; made when the first event comes.
-        backend: "auto", "thread", "requests" (threads with that library), "inline" (the sending
-            thread delivers), or "none" (enqueue only; cron drains).
+        backend: who delivers. "thread"; "requests" (threads with that library); "inline" (the
+            sending thread); "gevent", "eventlet" (greenlets of the hub); "twisted" (the reactor);
+            "tornado", "asyncio" (tasks of the running loop); "none" (enqueue only; cron drains).
+            "auto" is gevent or eventlet where they have patched threading, inline on AWS Lambda
+            and App Engine, else a thread. Those of event loops need the extra of their name.
         fsync: "always", "everysec" (default), "no": when a commit reaches the disk itself.
         concurrency: requests at once, 1 keeps the order of capture.
         shutdown_timeout: seconds the process may take at its end to deliver what is left.
-        send_timeout: seconds a send may wait for other writers.
+        send_timeout: seconds a send may wait for other writers; by default fewer in event loops.
         max_bytes: the spool's size; a tenth of the file system at most.
         max_age: seconds after which an undelivered event becomes a dead letter.
         group: a group, by name or number, whose members share the spool.
@@ -30,7 +33,8 @@ class SpoolTransport(SpoolingTransport):
         sender: "urllib", "requests", or a raven transport of your own that does the sending: an
             instance, a class, or "module:attribute". Its exceptions are tried again.
         proxy: a proxy's URL; the default is what the environment says.
-        on_delivered, on_dead: called in the process that drains: (event), (event, reason).
+        on_delivered, on_dead: called in the process that drains: (event), (event, reason); with an
+            event loop, in it.
 
     Raises:
         ConfigurationError: a keyword has a value that can't be used.

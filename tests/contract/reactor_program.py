@@ -168,6 +168,31 @@ def stopped_in_the_middle():
     return ids
 
 
+def closed_before_shutdown():
+    """As twistd's services end: in a trigger, whose Deferred the reactor waits for."""
+    from twisted.internet import reactor
+
+    client = make_client(concurrency=1)
+    ids = [capture(client) for _ in range(10)]
+    close = transport_of(client).aclose
+    reactor.addSystemEventTrigger("before", "shutdown", close, PATIENCE_SECONDS)
+    stop_when(delivered(client, 1))
+    run()
+    return ids
+
+
+def closed_too_late():
+    """The reactor's threads have gone; the process ends all the same."""
+    from twisted.internet import reactor
+
+    client = make_client(concurrency=1)
+    capture(client)
+    reactor.addSystemEventTrigger("during", "shutdown", transport_of(client).aclose, 1)
+    stop_when(delivered(client, 1))
+    run()
+    return []
+
+
 def another_reactor():
     """The application installs its own after our first event."""
     client = make_client()

@@ -35,6 +35,7 @@ def live(life, ingest, path):
         "in_a_thread",
         "awaited_ends",
         "flushed_inside",
+        "closed_before_shutdown",
         "another_reactor",
     ],
 )
@@ -52,3 +53,7 @@ def test_reactor_that_stops_leaves_the_rest_to_others(ingest, path):
     assert len(ids) == 10
     assert tool.run("flush", "--spool", path, "--quiet").returncode == 0
     assert set(ingest.event_ids()) >= set(ids)
+
+
+def test_process_ends_though_its_transport_is_closed_too_late(ingest, path):
+    assert live("closed_too_late", ingest, path) == []

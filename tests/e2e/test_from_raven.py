@@ -16,7 +16,10 @@ BLOCKS = BLOCK.findall(PAGE)
 RUN_BY = {"examples": "test_examples.py", "tests": "test_frameworks.py"}
 GONE = ["raven.contrib.django.celery", "raven.contrib.django.urls"]
 INTEGRATIONS = [
-    *(f"raven.contrib.{name}" for name in ("awslambda", "celery", "flask", "zconfig", "zope")),
+    *(
+        f"raven.contrib.{name}"
+        for name in ("awslambda", "celery", "flask", "tornado", "zconfig", "zope")
+    ),
     *(f"raven.contrib.django.{name}" for name in ("client", "handlers", "middleware", "models")),
 ]
 IMPORT_EACH = """

@@ -53,6 +53,10 @@ app.task(fail, name="fail").delay()
 transport = client.remote.get_transport()
 """,
     ),
+    "aclose()": (
+        "import raven",
+        "import asyncio; asyncio.run(main()); transport = client.remote.get_transport()",
+    ),
 }
 
 

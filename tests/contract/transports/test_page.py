@@ -3,12 +3,16 @@
 import json
 import runpy
 
-from tests.contract.transports.page import PAGE, find_table, list_contract
+from tests.contract.transports.page import PAGE, find_table, list_contract, list_sizes
 from tests.support.bugsink import ROOT
 
 
 def test_the_page_has_the_contract_as_it_is_tested() -> None:
     assert find_table(PAGE.read_text(), "contract") == list(list_contract())
+
+
+def test_the_page_has_the_lines_that_each_loop_added() -> None:
+    assert find_table(PAGE.read_text(), "sizes") == list(list_sizes())
 
 
 def test_the_page_has_the_figures_as_they_were_measured() -> None:

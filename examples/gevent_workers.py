@@ -1,0 +1,43 @@
+"""Ten greenlets that fail; each failure is reported with raven, and greenlets deliver the reports.
+
+    SENTRY_DSN=https://key@host/1 RAVEN_SPOOL_PATH=./spool python -m examples.gevent_workers
+
+Where gevent has patched threading, SpoolTransport takes gevent by itself.
+"""
+
+import gevent.monkey
+
+gevent.monkey.patch_all()
+
+import gevent  # noqa: E402
+import raven  # noqa: E402
+
+from raven_spool import SpoolTransport  # noqa: E402
+
+captured, delivered = [], []
+client = raven.Client(transport=SpoolTransport(on_delivered=delivered.append))
+
+
+def work(number):
+    gevent.sleep(0.01)
+    raise ValueError(f"order {number}: not found")
+
+
+def work_and_report(number):
+    try:
+        work(number)
+    except ValueError as error:
+        event_id = client.captureException()
+        print(f"{error}; reported as", event_id)
+        captured.append(event_id)
+    client.context.clear()  # the end of a job, as raven's integrations do it
+
+
+def main() -> None:
+    gevent.joinall([gevent.spawn(work_and_report, number) for number in range(1, 11)])
+    client.remote.get_transport().close()  # delivers; other greenlets go on meanwhile
+    print(f"captured {len(captured)}, delivered {len(delivered)}")
+
+
+if __name__ == "__main__":
+    main()
