@@ -103,6 +103,9 @@ class Senders(Generic[S]):
         self._make_sender = make_sender
         self._made: dict[str, S] = {}
 
+    def find(self, name: str) -> S | None:
+        return self._made.get(name)
+
     def get(self, name: str) -> S:
         if name not in self._made:
             self._made[name] = self._make_sender(name)
@@ -160,7 +163,7 @@ def drive(
 
 async def adrive(
     worker: Worker,
-    sender_for: Callable[[str], Sender | AsyncSender],
+    senders: Senders[Sender | AsyncSender],
     wait: Callable[[Wait], Awaitable[None]],
     call_for_help: Callable[[], None],
     offload: Offload,
@@ -176,7 +179,7 @@ async def adrive(
                 if worker.drain.has_more:
                     call_for_help()
                 name = claimed.destination.sender
-                outcome = await aexchange(worker, sender_for, name, request, offload)
+                outcome = await aexchange(worker, senders, name, request, offload)
                 if worker.is_abandoned:  # if its loop was closed, nothing can be awaited any more
                     return _ABANDONED
             case Wait():
@@ -199,14 +202,14 @@ def exchange(sender_for: Callable[[str], Sender], name: str, request: Request) -
 
 async def aexchange(
     worker: Worker,
-    sender_for: Callable[[str], Sender | AsyncSender],
+    senders: Senders[Sender | AsyncSender],
     name: str,
     request: Request,
     offload: Offload,
 ) -> Outcome:
     """As `exchange`. A sender that blocks, a user's own, is called where it may."""
     try:
-        sender = await offload(sender_for, name)  # it may import its library
+        sender = senders.find(name) or await offload(senders.get, name)  # that imports a library
         sending = sender.send if inspect.iscoroutinefunction(sender.send) else None
         outcome: Outcome = await (sending(request) if sending else offload(sender.send, request))
         return outcome

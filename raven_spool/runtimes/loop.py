@@ -254,7 +254,7 @@ class AwaitingRuntime(LoopRuntime):
     async def _run(self, worker: Worker) -> None:
         senders, loop = Senders(self._make_sender), self.find_loop()
         try:
-            await adrive(worker, senders.get, self.wait, self._start, self.offload, self._tell)
+            await adrive(worker, senders, self.wait, self._start, self.offload, self._tell)
         except Exception:
             log.exception("a worker of the flusher ended; the next send starts another")
         finally:

@@ -76,8 +76,8 @@ class Gate:
 
     def _wait_for_main(self, deadline: float) -> bool:
         won = _try(self._main)
-        while not won and time.monotonic() < deadline:
-            if self._poll.poll(_HINT_WAIT_MS):
+        while not won and (remaining := deadline - time.monotonic()) > 0:
+            if self._poll.poll(min(_HINT_WAIT_MS, remaining * 1000)):
                 self._swallow_hints()
             won = _try(self._main)
         fcntl.flock(self._queue, fcntl.LOCK_UN)
