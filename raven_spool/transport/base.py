@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -69,7 +70,8 @@ class SpoolingTransport(Transport):
         self._given = given
         self._options = read_options({**self.defaults, **given})
         _refuse_spooling_twice(self._options.sender)
-        self._backend = self._find_backend()
+        self._named = self._find_backend()
+        self._guessed: tuple[int, backends.Backend] | None = None
         self._flusher: Flusher | None = None
         self._destinations: dict[tuple[str | None, ...], Destination] = {}
 
@@ -80,7 +82,7 @@ class SpoolingTransport(Transport):
         return twin
 
     def _find_backend(self) -> backends.Backend | None:
-        """None: whatever fits when the first event comes; libraries may patch until then.
+        """The one that was named. None: whatever fits when the first event comes.
 
         Raises:
             BackendUnavailable: the class stands for one whose library is not installed. Where an
@@ -101,9 +103,12 @@ class SpoolingTransport(Transport):
     @property
     def backend(self) -> backends.Backend:
         """What delivers."""
-        if self._backend is None:
-            self._backend = backends.choose("auto")
-        return self._backend
+        if self._named is not None:
+            return self._named
+        # Each process anew: a server's workers may be patched, and its master not.
+        if self._guessed is None or self._guessed[0] != os.getpid():
+            self._guessed = (os.getpid(), backends.choose("auto"))
+        return self._guessed[1]
 
     @property
     def options(self) -> Options:

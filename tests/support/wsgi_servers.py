@@ -22,10 +22,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from raven_spool.spool import Spool
 from raven_spool.spool.leader import read_record
 from tests.support import tool
 from tests.support.answers import ok
 from tests.support.ingest import Ingest
+from tests.support.spools import discard
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +43,7 @@ Command = Callable[[int], list[str]]  # from the descriptor of the listening soc
 class Answered:
     event_id: str | None
     process: int
+    runtimes: str | None = None  # what delivers there, if the application says so
 
 
 @dataclass(slots=True)
@@ -54,13 +57,16 @@ class Accepted:
 class Shop:
     """One server, one spool, one ingest."""
 
-    def __init__(self, directory: Path, command: Command, *, import_captures: int = 0) -> None:
+    def __init__(
+        self, directory: Path, command: Command, *, import_captures: int = 0, **env: str
+    ) -> None:
         self.spool = directory / "spool"
         self.ingest = Ingest()
         self.accepted = Accepted()
         self.runs_threads = True
         self._command = command
         self._import_captures = import_captures
+        self._env = env
         self._diary = directory / "diary"
         self._log = directory / "server.log"
         self._server: subprocess.Popen[bytes] | None = None
@@ -112,6 +118,8 @@ class Shop:
                     RAVEN_SPOOL_PATH=str(self.spool),
                     SHOP_DIARY=str(self._diary),
                     SHOP_IMPORT_CAPTURES=str(self._import_captures),
+                    SHOP_LISTENER=str(listener),
+                    **self._env,
                 ),
                 pass_fds=[listener],
                 stdin=subprocess.DEVNULL,
@@ -213,16 +221,22 @@ class Shop:
         return self.order_while(reload_once, count)
 
     def _request(self, method: str, path: str) -> Answered:
+        headers, _ = self.ask(method, path)
+        self.runs_threads = headers["X-Threads"] == "yes"
+        return Answered(
+            event_id=headers["X-Event-ID"],
+            process=int(headers["X-Process"]),
+            runtimes=headers["X-Runtimes"],
+        )
+
+    def ask(self, method: str, path: str) -> tuple[http.client.HTTPMessage, bytes]:
+        """The headers and the body of an answer."""
         with closing(
             http.client.HTTPConnection("127.0.0.1", self._port, timeout=_REQUEST_SECONDS)
         ) as connection:
             connection.request(method, path)
             answer = connection.getresponse()
-            answer.read()
-            self.runs_threads = answer.headers["X-Threads"] == "yes"
-            return Answered(
-                event_id=answer.headers["X-Event-ID"], process=int(answer.headers["X-Process"])
-            )
+            return answer.headers, answer.read()
 
     # What became of the events
 
@@ -262,5 +276,15 @@ class Shop:
             lost = self.known() - set(self.ingest.event_ids())
             strange = set(self.ingest.event_ids()) - self.known()
             raise AssertionError(f"lost {lost}, strange {strange}\n{self.log()}") from None
+        wait_until_acked(self.spool)
         counts = Counter(self.ingest.event_ids())
         assert sum(counts.values()) - len(counts) <= self.accepted.repeats, counts.most_common(5)
+
+
+def wait_until_acked(path: Path) -> None:
+    """Nothing is ready, so no answer is on its way: an ingest that stops now cuts none off."""
+    spool = Spool(str(path))
+    try:
+        wait_until(lambda: spool.stats()["ready"] == 0, what="an empty spool")
+    finally:
+        discard(spool)

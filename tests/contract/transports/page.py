@@ -73,7 +73,8 @@ def list_sizes() -> Iterator[str]:
         rooms = {"runtimes": 0, "senders": 0}
         for file in files:
             rooms[file.partition("/")[0]] += count_code(ROOT / "raven_spool" / file)
-        yield f"| {name} | {rooms['runtimes'] or ''} | {rooms['senders'] or ''} | {sum(rooms.values())} |"
+        cells = [name, *(str(lines or "") for lines in rooms.values()), str(sum(rooms.values()))]
+        yield f"| {' | '.join(cells)} |"
 
 
 def count_code(path: Path) -> int:
