@@ -1,4 +1,4 @@
-"""Backends: a name for a sender and a runtime, and the extra that brings their library."""
+"""Backends: a name for a sender and a runtime, and the packages that they need."""
 
 import importlib
 import os
@@ -19,6 +19,9 @@ INLINE = "raven_spool.runtimes.inline:InlineRuntime"
 SEND_TIMEOUT = 0.2
 _LOOP_SEND_TIMEOUT = 0.02
 
+# What makes an awaitable of a blocking call.
+_IN_THREAD = "raven_spool.runtimes.asyncio:in_thread"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
@@ -30,11 +33,8 @@ class Backend:
     sender: str = "urllib"
     client: str | None = None
     needs: tuple[str, ...] = ()  # packages
-    extra: str | None = None  # what brings them
     send_timeout: float = SEND_TIMEOUT
-    in_thread: str = (
-        "raven_spool.runtimes.asyncio:in_thread"  # what makes an awaitable of a blocking call
-    )
+    in_thread: str = _IN_THREAD
 
     @property
     def flushing_runtime(self) -> str:
@@ -47,47 +47,32 @@ SENDERS = {
     "requests": "raven_spool.senders.requests:RequestsSender",
 }
 
+
+def _loop(runtime: str, client: str, *needs: str, in_thread: str = _IN_THREAD) -> Backend:
+    return Backend(
+        runtime=f"raven_spool.runtimes.{runtime}",
+        client=f"raven_spool.senders.{client}",
+        needs=needs,
+        send_timeout=_LOOP_SEND_TIMEOUT,
+        in_thread=in_thread,
+    )
+
+
+# Those that need packages have an extra of their name.
 BACKENDS = {
     "thread": Backend(runtime=THREAD),
     "requests": Backend(runtime=THREAD, sender="requests"),
     "inline": Backend(runtime=INLINE),
     "none": Backend(runtime=None),
-    "gevent": Backend(
-        runtime="raven_spool.runtimes.gevent:GeventRuntime",
-        client="raven_spool.senders.gevent:GeventSender",
-        needs=("gevent",),
-        extra="gevent",
-        send_timeout=_LOOP_SEND_TIMEOUT,
-    ),
-    "eventlet": Backend(
-        runtime="raven_spool.runtimes.eventlet:EventletRuntime",
-        client="raven_spool.senders.eventlet:EventletSender",
-        needs=("eventlet",),
-        extra="eventlet",
-        send_timeout=_LOOP_SEND_TIMEOUT,
-    ),
-    "twisted": Backend(
-        runtime="raven_spool.runtimes.twisted:TwistedRuntime",
-        client="raven_spool.senders.twisted:TwistedSender",
-        needs=("twisted", "OpenSSL", "service_identity"),
-        extra="twisted",
-        send_timeout=_LOOP_SEND_TIMEOUT,
+    "gevent": _loop("gevent:GeventRuntime", "gevent:GeventSender", "gevent"),
+    "eventlet": _loop("eventlet:EventletRuntime", "eventlet:EventletSender", "eventlet"),
+    "twisted": _loop(
+        *("twisted:TwistedRuntime", "twisted:TwistedSender"),
+        *("twisted", "OpenSSL", "service_identity"),
         in_thread="raven_spool.runtimes.twisted:in_thread",
     ),
-    "tornado": Backend(
-        runtime="raven_spool.runtimes.tornado:TornadoRuntime",
-        client="raven_spool.senders.tornado:TornadoSender",
-        needs=("tornado", "pycurl"),
-        extra="tornado",
-        send_timeout=_LOOP_SEND_TIMEOUT,
-    ),
-    "asyncio": Backend(
-        runtime="raven_spool.runtimes.asyncio:AsyncioRuntime",
-        client="raven_spool.senders.aiohttp:AiohttpSender",
-        needs=("aiohttp",),
-        extra="asyncio",
-        send_timeout=_LOOP_SEND_TIMEOUT,
-    ),
+    "tornado": _loop("tornado:TornadoRuntime", "tornado:TornadoSender", "tornado", "pycurl"),
+    "asyncio": _loop("asyncio:AsyncioRuntime", "aiohttp:AiohttpSender", "aiohttp"),
 }
 
 
@@ -103,7 +88,7 @@ def choose(name: str, environ: Mapping[str, str] = os.environ) -> Backend:
     for package in backend.needs:
         if package not in sys.modules and find_spec(package) is None:
             raise BackendUnavailable(
-                f"backend {name} needs {package}: pip install 'raven-spool[{backend.extra}]'"
+                f"backend {name} needs {package}: pip install 'raven-spool[{name}]'"
             )
     return backend
 
