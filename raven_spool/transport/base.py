@@ -5,7 +5,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from raven_spool import backends
@@ -227,16 +227,18 @@ class SpoolingTransport(Transport):
         """
         self.flusher.close(self._options.shutdown_timeout if timeout is None else timeout)
 
-    def aflush(self, timeout: float = 2.0) -> Any:
+    def aflush(self, timeout: float = 2.0) -> Awaitable[bool]:
         """`flush` for code that runs in a loop: to be awaited, or with Twisted a Deferred.
 
         In a greenlet there is no need of it: `flush` lets the others go on.
         """
-        return self._in_thread(self.flush, timeout)
+        flushed: Awaitable[bool] = self._in_thread(self.flush, timeout)
+        return flushed
 
-    def aclose(self, timeout: float | None = None) -> Any:
+    def aclose(self, timeout: float | None = None) -> Awaitable[None]:
         """`close` for code that runs in a loop: to be awaited, or with Twisted a Deferred."""
-        return self._in_thread(self.close, timeout)
+        closed: Awaitable[None] = self._in_thread(self.close, timeout)
+        return closed
 
     def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         self.flusher.wake(self.backend.runtime)  # here is the loop, if nobody has sent in it yet

@@ -7,12 +7,17 @@ import raven_spool
 from raven_spool import ConfigurationError, SpoolError, SpoolTransport
 from raven_spool.model import Event
 from raven_spool.transport import (
+    AsyncioHTTPTransport,
+    EventletHTTPTransport,
+    GeventedHTTPTransport,
     HTTPTransport,
     RequestsHTTPTransport,
     ThreadedHTTPTransport,
     ThreadedRequestsHTTPTransport,
+    TornadoHTTPTransport,
     Transport,
     TransportRegistry,
+    TwistedHTTPTransport,
     default_transports,
 )
 
@@ -51,6 +56,17 @@ requesting = RequestsHTTPTransport(None, 5, False, "/etc/ca.pem", group="errors"
 background = ThreadedRequestsHTTPTransport(verify_ssl=True)
 event_id = inline.send("https://sentry.example/api/1/store/", b"{}", {"X-Sentry-Auth": ""})
 threaded.async_send("https://sentry.example/api/1/store/", b"{}", {}, print, print)
+
+
+green = GeventedHTTPTransport(None, 5, 10)
+greener = EventletHTTPTransport(pool_size=5, maximum_outstanding_requests=100)
+reactive = [TwistedHTTPTransport(timeout=3), TornadoHTTPTransport(spool_path="/var/spool/app")]
+
+
+async def end(looping: AsyncioHTTPTransport) -> bool:
+    emptied: bool = await looping.aflush(timeout=5)
+    await looping.aclose()
+    return emptied
 
 
 class Mine(Transport):
