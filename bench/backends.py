@@ -288,7 +288,7 @@ class _Run:
 
 
 def _environment(more: dict[str, str]) -> dict[str, str]:
-    return tool.bare_environment(PYTHONPATH=str(ROOT), **more)
+    return tool.bare_environment_with_loops(PYTHONPATH=str(ROOT), **more)
 
 
 if __name__ == "__main__":

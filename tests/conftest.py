@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # `ci` is the same on every machine and at every run; HYPOTHESIS_PROFILE=soak searches on.
@@ -11,3 +12,12 @@ settings.register_profile(
     "soak", max_examples=2000, deadline=None, suppress_health_check=_DISK, print_blob=True
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a worker (`--dist loadgroup`): those of a file, but in the contract those of
+    a transport, whose process then starts once."""
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        row = getattr(parameters.get("app"), "name", None)
+        item.add_marker(pytest.mark.xdist_group(row or item.nodeid.partition("::")[0]))

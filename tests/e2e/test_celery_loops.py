@@ -26,7 +26,8 @@ def ingest() -> Iterator[Ingest]:
 @pytest.fixture
 def programs(tmp_path: Path, ingest: Ingest) -> Iterator[Programs]:
     (tmp_path / "messages").mkdir()
-    with Programs(tmp_path, ingest, E2E_MESSAGES=str(tmp_path / "messages")) as programs:
+    messages = str(tmp_path / "messages")
+    with Programs(tmp_path, ingest, has_loops=True, E2E_MESSAGES=messages) as programs:
         yield programs
 
 

@@ -62,7 +62,7 @@ class Stage:
         ran = subprocess.run(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env=tool.environment(RAVEN_SPOOL_PATH=str(self.spool_path), **QUIET, **env),
+            env=tool.environment_with_loops(RAVEN_SPOOL_PATH=str(self.spool_path), **QUIET, **env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

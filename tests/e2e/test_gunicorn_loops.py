@@ -97,6 +97,7 @@ def _shop(configuration: Configuration, tmp_path_factory: pytest.TempPathFactory
         tmp_path_factory.mktemp("shop"),
         partial(gunicorn, configuration),
         import_captures=configuration.import_captures,
+        has_loops=True,
         SHOP_TRANSPORT=configuration.transport,
     ) as shop:
         yield shop

@@ -84,7 +84,8 @@ def server(request: pytest.FixtureRequest) -> Server:
 @pytest.fixture(scope="module")
 def _shop(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     directory = tmp_path_factory.mktemp("shop")
-    with Shop(directory, partial(command_line, server), SHOP_TRANSPORT=server.transport) as shop:
+    command = partial(command_line, server)
+    with Shop(directory, command, has_loops=True, SHOP_TRANSPORT=server.transport) as shop:
         yield shop
 
 

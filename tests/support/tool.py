@@ -4,6 +4,7 @@ import os
 import subprocess
 import sysconfig
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 
 from raven_spool.model import Destination, Event
@@ -11,6 +12,7 @@ from raven_spool.protocol import message_event, parse_dsn, prepare
 from raven_spool.spool import Spool
 
 TOOL = os.path.join(sysconfig.get_path("scripts"), "raven-spool")
+WITHOUT_LOOPS = str(Path(__file__).parent / "without_loops")  # for PYTHONPATH
 _WAYS = (
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method"),
     *("ssl_cert_file", "requests_ca_bundle", "curl_ca_bundle", "lambda_task_root"),
@@ -22,13 +24,27 @@ SECRET = "c0ffee00" * 4
 def environment(**more: str) -> dict[str, str]:
     """Ours, without what would tell the tool of a spool or a server."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAVEN_", "SENTRY_"))}
-    # raven imports eventlet where it is installed, and that a resolver: 0.25 s of each program.
-    return {**kept, "COLUMNS": "200", "EVENTLET_NO_GREENDNS": "yes", **more}
+    path = os.pathsep.join([more.pop("PYTHONPATH", ""), WITHOUT_LOOPS])
+    return {**kept, "COLUMNS": "200", "PYTHONPATH": path, **more}
+
+
+def environment_with_loops(**more: str) -> dict[str, str]:
+    """For programs of event loops: their libraries can be imported."""
+    found = environment(**more)
+    return {**found, "PYTHONPATH": found["PYTHONPATH"].removesuffix(WITHOUT_LOOPS)}
 
 
 def bare_environment(**more: str) -> dict[str, str]:
     """As `environment`, and without what would change the way to a server."""
-    return {k: v for k, v in environment(**more).items() if k in more or k.lower() not in _WAYS}
+    return _without_ways(environment(**more), more)
+
+
+def bare_environment_with_loops(**more: str) -> dict[str, str]:
+    return _without_ways(environment_with_loops(**more), more)
+
+
+def _without_ways(found: dict[str, str], more: Collection[str]) -> dict[str, str]:
+    return {k: v for k, v in found.items() if k in more or k.lower() not in _WAYS}
 
 
 def start(*args: str | Path, **env: str) -> subprocess.Popen[str]:

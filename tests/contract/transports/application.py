@@ -6,14 +6,17 @@ import select
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlencode
 
+from raven_spool.drain.machine import _LINGER_SECONDS
 from tests.contract.transports.rows import Row
 from tests.support import tool
 from tests.support.bugsink import ROOT
+from tests.support.waiting import wait_until
 
 _ANSWER_SECONDS = 60.0
 
@@ -39,7 +42,7 @@ class Application:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.contract.transports.program", row.name],
                 cwd=ROOT,
-                env=tool.bare_environment(),
+                env=tool.bare_environment_with_loops() if row.runtime else tool.bare_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
@@ -48,11 +51,20 @@ class Application:
     # -- what the application does ------------------------------------------------------------
 
     def open(
-        self, dsn: str, spool: Path, environ: dict[str, str] | None = None, **options: object
+        self,
+        dsn: str,
+        spool: Path,
+        environ: dict[str, str] | None = None,
+        linger_seconds: float = _LINGER_SECONDS,
+        **options: object,
     ) -> None:
-        """Make a client with these options in its DSN, as raven's users write them."""
+        """Make a client with these options in its DSN, as raven's users write them.
+
+        `linger_seconds`: after that an idle leader lets go.
+        """
         query = urlencode({"spool_path": str(spool), **options})
-        self._ask("open", dsn=f"{dsn}?{query}&{self.row.query}", environ=environ or {})
+        dsn = f"{dsn}?{query}&{self.row.query}"
+        self._ask("open", dsn=dsn, environ=environ or {}, linger=linger_seconds)
 
     def capture(self, count: int = 1) -> list[str]:
         """Returns the ids."""
@@ -66,6 +78,19 @@ class Application:
         ids = Captured(**self._ask("capture_and_die", count=count)).ids
         self._process.wait(_ANSWER_SECONDS)
         return ids
+
+    def begin_capture_beside(self, count: int) -> None:
+        """In a thread of the operating system's, beside what obeys commands; it lives until
+        `close`."""
+        self._ask("capture_beside", count=count)
+
+    def list_captured_beside(self) -> list[str]:
+        """The ids that the thread's captures have returned so far."""
+        return list(self._ask("list_beside"))
+
+    def list_runtimes(self) -> list[str]:
+        """Those that have been started."""
+        return list(self._ask("list_runtimes"))
 
     def flush(self, timeout_seconds: float = 20.0) -> bool:
         """Returns whether nothing was left."""
@@ -94,6 +119,20 @@ class Application:
         if isinstance(answer, dict) and "error" in answer:
             raise AssertionError(answer["error"])
         return answer
+
+    def watch_work(self, seconds: float) -> float:
+        """How long its threads ran in that time, or would have on a machine less busy."""
+        deadline, before = time.monotonic() + seconds, self._read_work()
+        wait_until(lambda: time.monotonic() > deadline)
+        return self._read_work() - before
+
+    def _read_work(self) -> float:
+        seconds = 0.0
+        for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
+            with suppress(OSError):  # it has ended
+                ran, queued, _ = (thread / "schedstat").read_text().split()
+                seconds += (int(ran) + int(queued)) / 1e9
+        return seconds
 
     def kill(self) -> None:
         self._process.kill()

@@ -18,6 +18,7 @@ from tests.contract.transports import (
     test_answers,
     test_deaths,
     test_in_send,
+    test_loops,
     test_trouble,
     test_ways,
 )
@@ -25,7 +26,7 @@ from tests.contract.transports.rows import ROWS
 from tests.support.bugsink import ROOT
 
 PAGE = ROOT / "docs" / "backends.md"
-MODULES = [test_answers, test_trouble, test_deaths, test_ways, test_in_send]
+MODULES = [test_answers, test_trouble, test_deaths, test_ways, test_in_send, test_loops]
 
 
 def list_contract() -> Iterator[str]:
@@ -49,7 +50,7 @@ def _list_tests(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
 
 def _list_rows(test: FunctionType) -> set[str]:
     marks = {mark.args[0]: mark.args[1] for mark in test.pytestmark}  # type: ignore[attr-defined]
-    return {row.name for row in marks["app"]}
+    return {found.id for found in marks["app"]}
 
 
 # What a loop's library added beside its transport's class and its row in `backends.BACKENDS`.

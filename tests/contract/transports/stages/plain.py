@@ -1,11 +1,11 @@
 """No loop, nothing patched: commands are obeyed by the main thread as they come."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-Command = dict[str, Any]
+Commands = Iterator[dict[str, Any]]
 
 
-def run(commands: Iterator[Command], obey: Callable[[Command], None]) -> None:
+def run(commands: Commands, program: Any) -> None:
     for command in commands:
-        obey(command)
+        program.obey(command)
