@@ -13,7 +13,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from raven_spool.drain import Drain
@@ -78,7 +78,7 @@ class LoopRuntime(ABC):
         # Where there is a worker, one listens to the bell.
         if loop is not None and not self._tasks and time.monotonic() >= self._starting_until:
             self._starting_until = time.monotonic() + _START_SECONDS
-            self.call_soon(loop, self._start)
+            self._ask(loop, self._start)
 
     def join(self, timeout_seconds: float) -> bool:
         deadline = time.monotonic() + timeout_seconds
@@ -88,7 +88,7 @@ class LoopRuntime(ABC):
         if self.is_inside(self._loop):
             self._dismiss_idle()
             return not self._tasks
-        self.call_soon(self._loop, self._end_waits)
+        self._ask(self._loop, self._end_waits)
         while self._is_at_work and time.monotonic() < deadline:
             self.pause(_LOOK_SECONDS)
         return not self._is_at_work
@@ -126,6 +126,12 @@ class LoopRuntime(ABC):
             self._abandon_all()
             self._loop, self._starting_until = here, 0.0
         return self._loop if runs else here
+
+    def _ask(self, loop: Loop, function: Callable[[], None]) -> None:
+        with suppress(
+            RuntimeError, ValueError
+        ):  # closed a moment ago, in asyncio's and gevent's way
+            self.call_soon(loop, function)
 
     def _start(self) -> None:
         """One more worker; called in the loop."""
