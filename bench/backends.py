@@ -288,7 +288,9 @@ class _Run:
 
 
 def _environment(more: dict[str, str]) -> dict[str, str]:
-    return tool.bare_environment_with_loops(PYTHONPATH=str(ROOT), **more)
+    return tool.bare_environment(
+        PYTHONPATH=str(ROOT), KEPT_LOOPS="eventlet gevent tornado twisted", **more
+    )
 
 
 if __name__ == "__main__":

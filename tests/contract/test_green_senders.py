@@ -94,7 +94,7 @@ class Child:
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", PROGRAM, library, patching, NO_NAME],
             cwd=ROOT,
-            env=tool.bare_environment_with_loops(),
+            env=tool.bare_environment(KEPT_LOOPS="gevent eventlet"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

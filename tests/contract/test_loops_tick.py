@@ -81,7 +81,7 @@ def measure(backend: str, directory: Path) -> dict[str, Any]:
         process = subprocess.Popen(
             [sys.executable, "-m", PROGRAM, backend, str(directory), ingest.url],
             cwd=ROOT,
-            env=tool.bare_environment_with_loops(),
+            env=tool.bare_environment(KEPT_LOOPS=backend),
             stdout=output,
             stderr=output,
         )

@@ -16,7 +16,9 @@ def live(life, ingest, path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.contract.reactor_program", life],
         cwd=ROOT,
-        env=tool.bare_environment_with_loops(SENTRY_DSN=ingest.dsn(), RAVEN_SPOOL_PATH=str(path)),
+        env=tool.bare_environment(
+            SENTRY_DSN=ingest.dsn(), RAVEN_SPOOL_PATH=str(path), KEPT_LOOPS="twisted"
+        ),
         capture_output=True,
         text=True,
         timeout=60,

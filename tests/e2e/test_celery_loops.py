@@ -27,7 +27,7 @@ def ingest() -> Iterator[Ingest]:
 def programs(tmp_path: Path, ingest: Ingest) -> Iterator[Programs]:
     (tmp_path / "messages").mkdir()
     messages = str(tmp_path / "messages")
-    with Programs(tmp_path, ingest, has_loops=True, E2E_MESSAGES=messages) as programs:
+    with Programs(tmp_path, ingest, E2E_MESSAGES=messages) as programs:
         yield programs
 
 
@@ -35,6 +35,7 @@ def start_worker(programs: Programs, pool: str, *tasks: str) -> subprocess.Popen
     return programs.start(
         *("celery", "--app", APP, "worker", "--pool", pool, "--concurrency", "4", *QUIET),
         E2E_TASKS=" ".join(tasks),
+        KEPT_LOOPS=pool,
     )
 
 

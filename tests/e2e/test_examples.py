@@ -51,7 +51,8 @@ class Stage:
         self.spool_path = directory / "spool"
 
     def run_example(self, name: str, dsn: str, **env: str) -> Ran:
-        return self.run("-m", f"examples.{name}", SENTRY_DSN=dsn, **env)
+        loop = name.partition("_")[0]
+        return self.run("-m", f"examples.{name}", SENTRY_DSN=dsn, KEPT_LOOPS=loop, **env)
 
     def run_with_ravens_imports(self, name: str, dsn: str, **env: str) -> Ran:
         program = self.directory / f"{name}.py"
@@ -62,7 +63,7 @@ class Stage:
         ran = subprocess.run(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env=tool.environment_with_loops(RAVEN_SPOOL_PATH=str(self.spool_path), **QUIET, **env),
+            env=tool.environment(RAVEN_SPOOL_PATH=str(self.spool_path), **QUIET, **env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -97,7 +97,7 @@ def _shop(configuration: Configuration, tmp_path_factory: pytest.TempPathFactory
         tmp_path_factory.mktemp("shop"),
         partial(gunicorn, configuration),
         import_captures=configuration.import_captures,
-        has_loops=True,
+        KEPT_LOOPS=configuration.runtime.removesuffix("Runtime").lower(),
         SHOP_TRANSPORT=configuration.transport,
     ) as shop:
         yield shop
@@ -123,7 +123,7 @@ def test_orders_in_an_outage_are_delivered_once_when_it_is_over(
     shop.check_delivered()
 
 
-@on("gevent", "gevent-master", "tornado", "asgi")
+@on("gevent", "gevent-master", "asgi")
 def test_killed_worker_loses_nothing(shop: Shop, configuration: Configuration) -> None:
     gate = answers.Gate()
     shop.ingest.answer_with(answers.held(gate))
@@ -150,7 +150,7 @@ def test_terminated_workers_leave_their_events_to_others(shop: Shop) -> None:
     shop.check_delivered()
 
 
-@on("gevent", "tornado", "asgi")
+@on("gevent")
 def test_terminated_server_ends_soon_and_loses_and_repeats_nothing(shop: Shop) -> None:
     shop.ingest.stop()
     shop.order(12)

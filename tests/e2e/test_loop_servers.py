@@ -85,7 +85,8 @@ def server(request: pytest.FixtureRequest) -> Server:
 def _shop(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     directory = tmp_path_factory.mktemp("shop")
     command = partial(command_line, server)
-    with Shop(directory, command, has_loops=True, SHOP_TRANSPORT=server.transport) as shop:
+    loop = server.runtime.removesuffix("Runtime").lower()
+    with Shop(directory, command, KEPT_LOOPS=loop, SHOP_TRANSPORT=server.transport) as shop:
         yield shop
 
 
@@ -120,7 +121,7 @@ def test_killed_server_loses_nothing_and_the_next_delivers_it(shop: Shop, server
     shop.check_delivered()
 
 
-@on("uvicorn", "eventlet", "twistd", "tornado")
+@on("uvicorn", "twistd")
 def test_terminated_server_ends_soon_and_loses_and_repeats_nothing(shop: Shop) -> None:
     shop.ingest.stop()
     shop.order(12)

@@ -36,16 +36,13 @@ class Programs:
     a mark in their environment, and none outlives the block.
     """
 
-    def __init__(
-        self, directory: Path, ingest: Ingest, *, has_loops: bool = False, **env: str
-    ) -> None:
+    def __init__(self, directory: Path, ingest: Ingest, **env: str) -> None:
         self.spool = directory / "spool"
         self.diary = directory / "diary"
         self.diary.mkdir()
         self.log = directory / "log"
         self._mark = uuid.uuid4().hex
         self._ingest = ingest
-        self._make_environment = tool.environment_with_loops if has_loops else tool.environment
         self._env = env
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -84,7 +81,7 @@ class Programs:
         return self.start(module, *arguments, **env).wait(60)
 
     def environment(self, **env: str) -> dict[str, str]:
-        return self._make_environment(
+        return tool.environment(
             SENTRY_DSN=self._ingest.dsn(),
             E2E_SPOOL=str(self.spool),
             E2E_DIARY=str(self.diary),

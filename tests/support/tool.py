@@ -4,7 +4,6 @@ import os
 import subprocess
 import sysconfig
 import uuid
-from collections.abc import Collection
 from pathlib import Path
 
 from raven_spool.model import Destination, Event
@@ -22,29 +21,19 @@ SECRET = "c0ffee00" * 4
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours, without what would tell the tool of a spool or a server."""
+    """Ours, without what would tell the tool of a spool or a server.
+
+    KEPT_LOOPS names the event loops' libraries that a program needs: raven imports each of them
+    that is installed, which takes half a second of every process.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAVEN_", "SENTRY_"))}
     path = os.pathsep.join([more.pop("PYTHONPATH", ""), WITHOUT_LOOPS])
-    return {**kept, "COLUMNS": "200", "PYTHONPATH": path, **more}
-
-
-def environment_with_loops(**more: str) -> dict[str, str]:
-    """For programs of event loops: their libraries can be imported."""
-    found = environment(**more)
-    return {**found, "PYTHONPATH": found["PYTHONPATH"].removesuffix(WITHOUT_LOOPS)}
+    return {**kept, "COLUMNS": "200", "PYTHONPATH": path, "KEPT_LOOPS": "", **more}
 
 
 def bare_environment(**more: str) -> dict[str, str]:
     """As `environment`, and without what would change the way to a server."""
-    return _without_ways(environment(**more), more)
-
-
-def bare_environment_with_loops(**more: str) -> dict[str, str]:
-    return _without_ways(environment_with_loops(**more), more)
-
-
-def _without_ways(found: dict[str, str], more: Collection[str]) -> dict[str, str]:
-    return {k: v for k, v in found.items() if k in more or k.lower() not in _WAYS}
+    return {k: v for k, v in environment(**more).items() if k in more or k.lower() not in _WAYS}
 
 
 def start(*args: str | Path, **env: str) -> subprocess.Popen[str]:

@@ -63,7 +63,6 @@ class Shop:
         command: Command,
         *,
         import_captures: int = 0,
-        has_loops: bool = False,
         **env: str,
     ) -> None:
         self.spool = directory / "spool"
@@ -72,7 +71,6 @@ class Shop:
         self.runs_threads = True
         self._command = command
         self._import_captures = import_captures
-        self._make_environment = tool.environment_with_loops if has_loops else tool.environment
         self._env = env
         self._diary = directory / "diary"
         self._log = directory / "server.log"
@@ -118,7 +116,7 @@ class Shop:
             return subprocess.Popen(
                 self._command(listener),
                 cwd=ROOT,
-                env=self._make_environment(
+                env=tool.environment(
                     PYTHONPATH=str(ROOT),
                     PYTHONDONTWRITEBYTECODE="1",
                     SENTRY_DSN=self.ingest.dsn(),

@@ -42,7 +42,7 @@ class Application:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.contract.transports.program", row.name],
                 cwd=ROOT,
-                env=tool.bare_environment_with_loops() if row.runtime else tool.bare_environment(),
+                env=tool.bare_environment(KEPT_LOOPS=row.runtime.removesuffix("Runtime").lower()),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,

@@ -1,15 +1,16 @@
-"""On a program's PYTHONPATH: the machine has no library with an event loop, as most have none.
+"""On a program's PYTHONPATH: of the libraries with an event loop those in KEPT_LOOPS are there, and
+the others are not, as on most machines."""
 
-raven imports each that is installed, which takes half a second of every process.
-"""
-
+import os
 import sys
 
+_HIDDEN = {"eventlet", "gevent", "tornado", "twisted"} - set(os.environ["KEPT_LOOPS"].split())
 
-class _Hidden:
+
+class _Hider:
     def find_spec(self, name: str, *_: object) -> None:
-        if name in ("eventlet", "gevent", "tornado", "twisted"):
+        if name in _HIDDEN:
             raise ModuleNotFoundError(f"{name} is hidden: see {__file__}", name=name)
 
 
-sys.meta_path.insert(0, _Hidden())  # type: ignore[arg-type]
+sys.meta_path.insert(0, _Hider())  # type: ignore[arg-type]
