@@ -110,7 +110,7 @@ def shop(_shop: Shop) -> Shop:
     return _shop
 
 
-@on(*CONFIGURATIONS)
+@on("gevent", "gevent-master", "gevent-dsn", "tornado")
 def test_orders_in_an_outage_are_delivered_once_when_it_is_over(
     shop: Shop, configuration: Configuration
 ) -> None:
@@ -123,7 +123,7 @@ def test_orders_in_an_outage_are_delivered_once_when_it_is_over(
     shop.check_delivered()
 
 
-@on("gevent", "gevent-master", "asgi")
+@on("gevent", "gevent-master")
 def test_killed_worker_loses_nothing(shop: Shop, configuration: Configuration) -> None:
     gate = answers.Gate()
     shop.ingest.answer_with(answers.held(gate))

@@ -97,7 +97,7 @@ def shop(_shop: Shop) -> Shop:
     return _shop
 
 
-@on(*SERVERS)
+@on("uvicorn", "eventlet", "twistd", "tornado")
 def test_orders_in_an_outage_are_delivered_once_when_it_is_over(shop: Shop, server: Server) -> None:
     shop.ingest.stop()
     answered = shop.order(12)
