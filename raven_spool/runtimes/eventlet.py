@@ -36,11 +36,8 @@ class EventletRuntime(GreenRuntime):
     def find_task(self) -> Any:
         return eventlet.getcurrent()
 
-    def pause(self, seconds: float) -> None:
-        if self.find_loop() is self._loop:
-            eventlet.sleep(seconds)
-        else:
-            native.sleep(seconds)
+    def sleep(self, seconds: float) -> None:
+        eventlet.sleep(seconds)
 
     def offload(self, function: Callable[..., Any], *args: Any) -> Any:
         return tpool.execute(self._step, function, *args)

@@ -37,11 +37,8 @@ class GeventRuntime(GreenRuntime):
     def find_task(self) -> Any:
         return gevent.getcurrent()
 
-    def pause(self, seconds: float) -> None:
-        if get_hub_if_exists() is self._loop:
-            gevent.sleep(seconds)
-        else:
-            native.sleep(seconds)
+    def sleep(self, seconds: float) -> None:
+        gevent.sleep(seconds)
 
     def offload(self, function: Callable[..., Any], *args: Any) -> Any:
         return gevent.get_hub().threadpool.apply(self._step, (function, *args))

@@ -128,9 +128,8 @@ class LoopRuntime(ABC):
         return self._loop if runs else here
 
     def _ask(self, loop: Loop, function: Callable[[], None]) -> None:
-        with suppress(
-            RuntimeError, ValueError
-        ):  # closed a moment ago, in asyncio's and gevent's way
+        # asyncio's and gevent's words for a loop that was closed a moment ago.
+        with suppress(RuntimeError, ValueError):
             self.call_soon(loop, function)
 
     def _start(self) -> None:
@@ -224,6 +223,15 @@ class LoopRuntime(ABC):
 
 class GreenRuntime(LoopRuntime):
     """Workers are greenlets, which block as threads do: whoever waits for them must be one too."""
+
+    @abstractmethod
+    def sleep(self, seconds: float) -> None: ...
+
+    def pause(self, seconds: float) -> None:
+        if self.find_loop() is self._loop:
+            self.sleep(seconds)
+        else:
+            super().pause(seconds)
 
     @abstractmethod
     def offload(self, function: Callable[..., Any], *args: Any) -> Any:

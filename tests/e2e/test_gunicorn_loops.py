@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from tests.support import answers
+from tests.support import answers, tool
 from tests.support.wsgi_servers import Shop
 
 WSGI = "tests.e2e.programs_loops.wsgi_shop:application"
@@ -97,7 +97,7 @@ def _shop(configuration: Configuration, tmp_path_factory: pytest.TempPathFactory
         tmp_path_factory.mktemp("shop"),
         partial(gunicorn, configuration),
         import_captures=configuration.import_captures,
-        KEPT_LOOPS=configuration.runtime.removesuffix("Runtime").lower(),
+        KEPT_LOOPS=tool.loop_of(configuration.runtime),
         SHOP_TRANSPORT=configuration.transport,
     ) as shop:
         yield shop

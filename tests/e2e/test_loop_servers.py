@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from tests.support import answers
+from tests.support import answers, tool
 from tests.support.wsgi_servers import CONCURRENCY, Shop
 
 PROGRAMS = "tests.e2e.programs_loops"
@@ -85,7 +85,7 @@ def server(request: pytest.FixtureRequest) -> Server:
 def _shop(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     directory = tmp_path_factory.mktemp("shop")
     command = partial(command_line, server)
-    loop = server.runtime.removesuffix("Runtime").lower()
+    loop = tool.loop_of(server.runtime)
     with Shop(directory, command, KEPT_LOOPS=loop, SHOP_TRANSPORT=server.transport) as shop:
         yield shop
 

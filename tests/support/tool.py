@@ -31,6 +31,11 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "COLUMNS": "200", "PYTHONPATH": path, "KEPT_LOOPS": "", **more}
 
 
+def loop_of(runtime: str) -> str:
+    """The library of a runtime's class, as KEPT_LOOPS has it: "gevent" of GeventRuntime."""
+    return runtime.removesuffix("Runtime").lower()
+
+
 def bare_environment(**more: str) -> dict[str, str]:
     """As `environment`, and without what would change the way to a server."""
     return {k: v for k, v in environment(**more).items() if k in more or k.lower() not in _WAYS}

@@ -42,7 +42,7 @@ class Application:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.contract.transports.program", row.name],
                 cwd=ROOT,
-                env=tool.bare_environment(KEPT_LOOPS=row.runtime.removesuffix("Runtime").lower()),
+                env=tool.bare_environment(KEPT_LOOPS=tool.loop_of(row.runtime)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
