@@ -39,7 +39,9 @@ bench: $(READY)  ## Each benchmark, one after another
 	@for program in bench/[a-z]*.py; do echo "$$program"; $(BIN)/python "$$program" || exit 1; done
 
 faults: $(READY) $(SERVER_READY)  ## The long fault tests: kills, full disks, broken files
-	@RAVEN_SPOOL_BUGSINK_VENV=$(CURDIR)/$(SERVER_VENV) $(BIN)/pytest -q -m soak $(ARGS)
+	@rm -f .cache/evidence.jsonl
+	@RAVEN_SPOOL_BUGSINK_VENV=$(CURDIR)/$(SERVER_VENV) RAVEN_SPOOL_EVIDENCE=$(CURDIR)/.cache/evidence.jsonl \
+		$(BIN)/pytest -q -m 'soak or evidence' $(ARGS)
 
 clean:  ## Remove all that was made here, the virtual environments too
 	@rm -rf $(VENV) .cache build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
