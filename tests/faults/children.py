@@ -29,6 +29,7 @@ _context.set_forkserver_preload(
         "raven_spool.spool.queue",
         "raven_spool.transport.spool",
         "tests.faults.events",
+        "tests.faults.points",
         "tests.faults.test_kill",
         "tests.support.ingest",
     ]
@@ -51,15 +52,19 @@ class Child:
     def is_alive(self) -> bool:
         return self._process.is_alive()
 
+    @property
+    def is_stopped(self) -> bool:
+        return self.is_alive and _state(self.pid) == "T"
+
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone; one that is dead already stays dead."""
         self._process.kill()
         self._process.join(10)
 
     def stop(self) -> None:
-        """SIGSTOP, and wait until the kernel says it stands still."""
+        """SIGSTOP, and wait until the kernel says it stands still, or it has ended before."""
         os.kill(self.pid, signal.SIGSTOP)
-        wait_until(lambda: _state(self.pid) == "T", what="a stopped process")
+        wait_until(lambda: _state(self.pid) in "TZX", what="a stopped process")
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
