@@ -33,9 +33,12 @@ class Options:
     sender: Any = None
     shutdown_timeout: float = 2.0
     send_timeout: float | None = None  # the backend's
-    max_bytes: int = 512 << 20
+    # None: as another program has set it for this spool, else 512 MiB, no limit, "drop_oldest".
+    max_bytes: int | None = None
+    max_events: int | None = None
+    overflow: str | None = None
     max_age: float = 30 * _DAY
-    overflow: str = "drop_oldest"
+    order: str = "oldest"
     on_server_error: str = "retry"
     on_rate_limit: str = "hold"
     wait: Callable[..., float] | None = None
@@ -192,6 +195,13 @@ def _bytes(value: object) -> int:
     return number
 
 
+def _events(value: object) -> int:
+    text = str(value).strip() if not isinstance(value, bool) else ""
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise ValueError("must be a whole number, 0 for no limit")
+    return int(text)
+
+
 def _workers(value: object) -> int:
     text = str(value).strip() if not isinstance(value, bool) else ""
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 64:
@@ -248,8 +258,10 @@ READERS: dict[str, Callable[[object], object]] = {
     "shutdown_timeout": _seconds,
     "send_timeout": _seconds,
     "max_bytes": _bytes,
+    "max_events": _events,
     "max_age": _timeout,
     "overflow": _choice("drop_oldest", "drop_newest"),
+    "order": _choice("oldest", "newest"),
     "on_server_error": _choice("retry", "discard"),
     "on_rate_limit": _choice("hold", "discard"),
     "wait": _callable,

@@ -7,6 +7,7 @@ makes a client per request stays flat in threads, descriptors and memory.
 import atexit
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -56,6 +57,7 @@ class Flusher:
         self._refuges: dict[str, Flusher] = {}
         self._homing: Any = native.make_lock()
         self._warned_at = 0.0
+        self._told_overflow: dict[str, tuple[int, float]] = {}
         if spool.path != MEMORY:
             spool.keeper.refuge = self._enqueue_in_memory
         fork.join(self)
@@ -95,7 +97,8 @@ class Flusher:
             )
         elif self._refuges:
             self._start_homecoming()
-        self.wake(runtime, key)
+        self._tell_overflow(self.spool, f"the spool {self.spool.path}")
+        self.wake(runtime, max(key, 0))
 
     def _is_own_thread(self) -> bool:
         return any(
@@ -110,12 +113,25 @@ class Flusher:
         if self.spool.path == MEMORY:
             raise SpoolError("no room in memory")
         if self._refuge is None:
-            spool = Spool(MEMORY, fsync="no", max_bytes=_MEMORY_BYTES)
+            spool = self._open_memory()
             # One call that no thread and no signal can split: the first to come stays.
             self._refuges.setdefault(MEMORY, Flusher(spool, self.options))
         refuge = self._refuges[MEMORY]
         # Nobody else can drain what is in memory, so there even backend "none" gets a thread.
-        refuge.wake(runtime or backends.THREAD, refuge.spool.enqueue(event, destination))
+        key = refuge.spool.enqueue(event, destination)
+        self._tell_overflow(refuge.spool, "memory")
+        refuge.wake(runtime or backends.THREAD, max(key, 0))
+
+    def _open_memory(self) -> Spool:
+        """With the spool's own limits, where memory's are not narrower."""
+        limits = self.spool.limits
+        return Spool(
+            MEMORY,
+            fsync="no",
+            max_bytes=min(limits.max_bytes or _MEMORY_BYTES, _MEMORY_BYTES),
+            max_events=limits.max_events,
+            overflow=limits.overflow,
+        )
 
     def _start_homecoming(self) -> None:
         """The spool takes events again: commit those that are in memory, in a thread."""
@@ -161,6 +177,21 @@ class Flusher:
         if now - self._warned_at >= _WARN_AGAIN_SECONDS or not self._warned_at:
             self._warned_at = now
             log.warning("%s: events wait in memory and are not safe from a crash", why)
+
+    def _tell_overflow(self, spool: Spool, name: str) -> None:
+        """That events give way, once a minute."""
+        told, told_at = self._told_overflow.get(name, (0, -math.inf))
+        dropped, now = spool.overflowed, time.monotonic()
+        if dropped == told or now - told_at < _WARN_AGAIN_SECONDS:
+            return
+        self._told_overflow[name] = (dropped, now)
+        rule = "drop_newest" if spool.limits.drops_newest else "drop_oldest"
+        log.warning(
+            "%s has reached its limit: %d events more were dropped (overflow=%s)",
+            name,
+            dropped - told,
+            rule,
+        )
 
     @property
     def volatile(self) -> int:
@@ -391,6 +422,7 @@ def open_spool(path: str, options: Options) -> Spool:
         path,
         fsync=options.fsync,
         max_bytes=options.max_bytes,
+        max_events=options.max_events,
         overflow=options.overflow,
         group=options.group,
     )

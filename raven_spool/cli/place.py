@@ -48,8 +48,10 @@ def open_spool(options: Options, *, creates: bool = False) -> Spool:
     return Spool(
         path,
         fsync=options.fsync,
-        max_bytes=options.max_bytes,
-        overflow=options.overflow,
+        # Who only looks or delivers changes no rule.
+        max_bytes=options.max_bytes if creates else None,
+        max_events=options.max_events if creates else None,
+        overflow=options.overflow if creates else None,
         mends=creates,
         group=options.group,
     )

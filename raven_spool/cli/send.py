@@ -14,7 +14,7 @@ from raven_spool.config import Options, read_options
 from raven_spool.errors import ConfigurationError, SpoolUnusable
 from raven_spool.model import Destination, Event, State
 from raven_spool.protocol import ParsedDsn, message_event, parse_dsn, prepare
-from raven_spool.spool import Spool, Stored
+from raven_spool.spool import TURNED_AWAY, Spool, Stored
 
 _PATIENCE_SECONDS = 5.0  # nobody waits for a send from the shell as an application does
 
@@ -64,6 +64,12 @@ def _enqueue(spool: Spool, event: Event, destination: Destination) -> int:
         if existed:
             raise
         raise Refusal(Exit.CANNOT_CREATE, f"{error}: name another with --spool") from error
+    if committed == TURNED_AWAY:
+        raise Refusal(
+            Exit.CANNOT_CREATE,
+            f"the spool {spool.path} is full, and its rule is overflow=drop_newest: the event was "
+            "dropped, and counted",
+        )
     if not committed:
         raise Refusal(
             Exit.LATER, f"the spool {spool.path} is held by another program: nothing was sent"

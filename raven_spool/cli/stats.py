@@ -101,12 +101,21 @@ def _print(path: str, figures: dict[str, Any], now: float) -> None:
         rows[-1] = ("dropped", f"{figures['dropped']} ({', '.join(reasons)})")
     oldest = figures["oldest_at"]
     rows.append(("bytes", f"{figures['bytes']} ({words.size(figures['bytes'])})"))
+    rows.append(("limits", _limits_words(figures)))
     rows.append(("oldest", "-" if oldest is None else f"{words.span(now - oldest)} ago"))
     rows.append(("leader", _leader_words(figures["leader"], now)))
     for name, value in rows:
         click.echo(f"{name:<10} {one_line(value)}")
     for entry in figures["destinations"]:
         _print_destination(entry, now)
+
+
+def _limits_words(figures: dict[str, Any]) -> str:
+    used, most = words.size(figures["used_bytes"]), words.size(figures["max_bytes"])
+    text = f"{used} of {most} used"
+    if figures["max_events"]:
+        text += f", {figures['ready'] + figures['dead']} of {figures['max_events']} events"
+    return f"{text}; then {figures['overflow']}"
 
 
 def _leader_words(leader: dict[str, Any] | None, now: float) -> str:

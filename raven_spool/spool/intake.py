@@ -19,6 +19,7 @@ from raven_spool.errors import SpoolBusy, SpoolError, SpoolUncertain
 from raven_spool.model import Destination, Event, Headers
 from raven_spool.spool import fork, native
 from raven_spool.spool.lanes import LaneBook
+from raven_spool.spool.room import Room
 from raven_spool.spool.rows import Row
 from raven_spool.spool.store import Reentered, Store
 from raven_spool.spool.stored import checksum
@@ -49,7 +50,7 @@ class Ticket:
         self.headers = _headers_text(event.headers)
         self.crc = checksum(self.headers, event.body)
         self.destination = destination
-        self.row = 0  # its id in the file, once it is committed
+        self.row = 0  # its id in the file once it is committed, or TURNED_AWAY
         self.left = False  # nobody waits for it any more
         self.error: SpoolError | None = None
         self.tried_after: int | None = None  # a commit of it began when this was the last id
@@ -61,7 +62,7 @@ class Ticket:
 
     @property
     def done(self) -> bool:
-        return self.row > 0
+        return self.row != 0
 
     def nudge(self) -> None:
         try:
@@ -92,6 +93,7 @@ class Intake:
         self._store = store
         self._on_commit = on_commit  # once a commit, not once an event
         self._book = book
+        self._room = Room()
         self._last: tuple[EventQueue | None, int] = (None, 0)
         self._start_life()
         fork.join(self)
@@ -104,8 +106,13 @@ class Intake:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def overflowed(self) -> int:
+        """Events that had to give way to those of this process, or were turned away."""
+        return self._room.overflowed
+
     def enqueue(self, event: Event, destination: Destination, timeout_seconds: float) -> int:
-        """The event's id in the file, 0 if it waits in memory.
+        """The event's id in the file; 0 if it waits in memory; TURNED_AWAY if it was dropped.
 
         Raises:
             SpoolError: the spool will not take it, now or soon; it does not wait.
@@ -209,10 +216,10 @@ class Intake:
             rows = [self._row(queue, ticket) for ticket in fresh]
             for ticket in fresh:
                 ticket.tried_after = self._last[1]
-            last = queue.insert(rows)
-            self._last = (queue, last)
-            for row, ticket in enumerate(fresh, last - len(fresh) + 1):
-                ticket.row = row
+            ids = self._room.insert(queue, rows, self._store.limits)
+            self._last = (queue, max(self._last[1], *ids))
+            for ticket, key in zip(fresh, ids, strict=True):
+                ticket.row = key
         return batch
 
     def _find_committed(self, queue: "EventQueue", batch: list[Ticket]) -> None:

@@ -137,6 +137,12 @@ def totals(queue: "EventQueue") -> dict[str, Any]:
     return {**sums, "dropped": sum(dropped.values()), "dropped_by_reason": dropped}
 
 
+def count_kept(queue: "EventQueue") -> int:
+    """Ready and dead events."""
+    (kept,) = queue.connection.execute("SELECT TOTAL(ready + dead) FROM lanes").fetchone()
+    return int(kept)
+
+
 def count_dead(queue: "EventQueue") -> dict[int, int]:
     """Dead letters by lane."""
     rows = queue.connection.execute("SELECT id, dead FROM lanes")

@@ -348,17 +348,54 @@ class EventQueue(SQLiteAckQueue):
         )
         return sql, (schema.READY, json.dumps(lanes), json.dumps(ids))
 
-    def oldest(self, limit: int) -> list[int]:
-        """What goes first when there is no room: dead letters, then the oldest."""
-        dead = self.connection.execute(
+    # -- what gives way -----------------------------------------------------------------------
+
+    def oldest_dead(self, limit: int) -> list[int]:
+        rows = self.connection.execute(
             f"SELECT _id FROM {self._table_name} WHERE status >= 2 ORDER BY _id LIMIT ?", (limit,)
         )
-        ids = [row[0] for row in dead]
-        ready = self.connection.execute(
-            f"SELECT _id FROM {self._table_name} WHERE status < 2 ORDER BY _id LIMIT ?",
-            (limit - len(ids),),
+        return [row[0] for row in rows]
+
+    def oldest_lanes(self, category: str, limit: int) -> list[int]:
+        """Lanes of a category with ready events, that with the oldest first."""
+        first = (
+            f"SELECT _id FROM {self._table_name} WHERE lane = lanes.id AND status < 2 "
+            "AND due {} ORDER BY due, _id LIMIT 1"
         )
-        return ids + [row[0] for row in ready]
+        fresh, retry = first.format("= 0"), first.format("> 0")
+        rows = self.connection.execute(
+            f"SELECT id, COALESCE(({fresh}), ({retry})) AS oldest FROM lanes "
+            "WHERE category = ? AND ready > 0 ORDER BY oldest LIMIT ?",
+            (category, limit),
+        )
+        return [row[0] for row in rows]
+
+    def oldest_in_lane(self, lane: int, limit: int) -> list[int]:
+        """Read from the index (lane, due, _id) alone; of those tried before, the next due."""
+        sql = (
+            f"SELECT _id FROM {self._table_name} WHERE lane = ? AND status < 2 AND due {{}} "
+            "ORDER BY due, _id LIMIT ?"
+        )
+        fresh = self.connection.execute(sql.format("= 0"), (lane, limit)).fetchall()
+        tried = self.connection.execute(sql.format("> 0"), (lane, limit)).fetchall()
+        return sorted(row[0] for row in fresh + tried)[:limit]
+
+    def turn_away(self, counts: Mapping[int, int]) -> None:
+        """Count events of these lanes that were never stored as dropped by overflow."""
+        self.connection.execute(schema.TURNED_AWAY)
+        self._turn_away(json.dumps(counts))
+
+    @with_conditional_transaction
+    def _turn_away(self, counts: str) -> tuple[str, tuple[str, str]]:
+        sql = (
+            "UPDATE lanes SET accepted = accepted + "
+            "(SELECT value FROM json_each(?) WHERE key = CAST(lanes.id AS TEXT)) "
+            "WHERE id IN (SELECT CAST(key AS INTEGER) FROM json_each(?))"
+        )
+        return sql, (counts, counts)
+
+    def limit_pages(self, pages: int) -> None:
+        self.connection.execute(f"PRAGMA max_page_count = {pages}")
 
 
 def schema_table(queue: EventQueue) -> str:

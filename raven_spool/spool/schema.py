@@ -146,6 +146,18 @@ WHEN OLD.lane <> NEW.lane BEGIN
 END;
 """
 
+# What is accepted, and neither ready nor dead, was dropped at the door. Made by the first who
+# turns an event away, as that above.
+TURNED_AWAY = """
+CREATE TRIGGER IF NOT EXISTS event_turned_away AFTER UPDATE OF accepted ON lanes
+WHEN NEW.accepted - OLD.accepted > NEW.ready + NEW.dead - OLD.ready - OLD.dead BEGIN
+    INSERT INTO drops VALUES (
+        NEW.id, 'overflow',
+        NEW.accepted - OLD.accepted - (NEW.ready + NEW.dead - OLD.ready - OLD.dead)
+    ) ON CONFLICT DO UPDATE SET events = events + excluded.events;
+END;
+"""
+
 
 def create(connection: sqlite3.Connection, events: str, now: float) -> None:
     """Everything beside persist-queue's own table, in one transaction.
@@ -153,7 +165,7 @@ def create(connection: sqlite3.Connection, events: str, now: float) -> None:
     Crash:
         All or nothing; the file is not `current` yet, and a new one will be made.
     """
-    script = (_REST + REROUTED).format(events=events, created_at=float(now))
+    script = (_REST + REROUTED + TURNED_AWAY).format(events=events, created_at=float(now))
     connection.executescript(
         f"BEGIN IMMEDIATE;{script}PRAGMA application_id = {APPLICATION_ID};"
         f"PRAGMA user_version = {VERSION};COMMIT;"

@@ -13,10 +13,11 @@ from raven_spool.spool.intake import Intake
 from raven_spool.spool.keeper import Keeper
 from raven_spool.spool.lanes import LaneBook
 from raven_spool.spool.leader import Leadership
+from raven_spool.spool.limits import Limits
 from raven_spool.spool.places import MEMORY
-from raven_spool.spool.room import evict, go_beyond
+from raven_spool.spool.room import go_beyond, used_pages
 from raven_spool.spool.rows import StoredRow
-from raven_spool.spool.store import Store
+from raven_spool.spool.store import PAGE_BYTES, Store
 from raven_spool.spool.stored import Key, Stored, is_whole, read_event, read_key, read_stored
 from raven_spool.spool.wake import Bell
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("raven.spool")
 
-DEFAULT_MAX_BYTES = 512 << 20
 _PATIENCE_SECONDS = 1.0  # of the drain and the tools; `send` has its own
 _KILLS_WITHIN_SECONDS = 0.1
 _CLAIM_BYTES = 1 << 20  # what a claim may bring into memory, one event at least
@@ -45,17 +45,20 @@ class Spool:
         path: str,
         *,
         fsync: str = "everysec",
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        overflow: str = "drop_oldest",
+        max_bytes: int | None = None,
+        max_events: int | None = None,
+        overflow: str | None = None,
         mends: bool = True,
         group: int | None = None,
     ) -> None:
-        """`mends`: a broken file is left as it lies and a fresh one begun; else SpoolCorrupt.
+        """`max_bytes`, `max_events`, `overflow`: what is given becomes the rule of all processes
+        that share the spool; the rest is as others have set it.
+        `mends`: a broken file is left as it lies and a fresh one begun; else SpoolCorrupt.
         `group`: the id of the group whose members share the directory."""
         self.path = path
-        self._overflow = overflow
         self._mends = mends
-        self._store = Store(path, fsync=fsync, max_bytes=max_bytes, group=group)
+        limits = Limits(max_bytes=max_bytes, max_events=max_events, overflow=overflow)
+        self._store = Store(path, fsync=fsync, limits=limits, group=group)
         self._book = LaneBook()
         self._intake = Intake(self._store, self._book, self._committed)
         self.keeper = Keeper(
@@ -78,7 +81,8 @@ class Spool:
 
         Returns:
             Its id in the file. 0: it is volatile, in memory, and will be committed as soon as
-            the spool takes it.
+            the spool takes it. TURNED_AWAY: dropped and counted, because the spool is full and
+            that is its rule.
 
         Raises:
             SpoolError: the spool will not take it (unusable, full, from a newer version).
@@ -91,9 +95,6 @@ class Spool:
                 return self._enqueue(event, destination, timeout_seconds)
             except SpoolCorrupt as error:
                 self._quarantine(error, timeout_seconds)
-            except SpoolFull:
-                if not self._make_room(len(event.body), timeout_seconds):
-                    raise
         return self._enqueue(event, destination, timeout_seconds)
 
     def _enqueue(self, event: Event, destination: Destination, timeout_seconds: float) -> int:
@@ -110,11 +111,15 @@ class Spool:
         self.keeper.committed()
         self.ring_bell()
 
-    def _make_room(self, size_bytes: int, timeout_seconds: float) -> bool:
-        """Where the spool has reached its own limit: drop the oldest, dead letters first."""
-        if self._overflow != "drop_oldest":
-            return False
-        return self._store.write(lambda queue: evict(queue, size_bytes), timeout_seconds)
+    @property
+    def overflowed(self) -> int:
+        """Events that gave way to those of this process, or that it was not let in with."""
+        return self._intake.overflowed
+
+    @property
+    def limits(self) -> Limits:
+        """Those of all processes, once this one has opened the file."""
+        return self._store.limits
 
     @property
     def volatile(self) -> int:
@@ -357,7 +362,9 @@ class Spool:
         """The ledger and what is known of lanes and leader, at the same cost at any size."""
 
         def look(queue: "EventQueue") -> dict[str, Any]:
-            return {**lanes.totals(queue), "oldest_at": queue.oldest_at()}
+            used_bytes = used_pages(queue) * PAGE_BYTES
+            counts = {**lanes.totals(queue), "oldest_at": queue.oldest_at()}
+            return {**counts, "used_bytes": used_bytes, **self._store.effective_limits()}
 
         return {**self._read(look), "volatile": self.volatile}
 

@@ -4,11 +4,13 @@
 too. Neither runs foreign code under them.
 """
 
+import contextlib
 import ctypes
 import os
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from raven_spool.errors import (
@@ -22,6 +24,7 @@ from raven_spool.errors import (
 )
 from raven_spool.spool import fork, native, uwsgi
 from raven_spool.spool.late import load_queue
+from raven_spool.spool.limits import DEFAULTS, Limits, read_limits, write_limits
 from raven_spool.spool.places import MEMORY, DiskPlace, MemoryPlace, Place
 
 if TYPE_CHECKING:
@@ -56,11 +59,12 @@ class Reentered(SpoolError):
 
 
 class Store:
-    def __init__(self, path: str, *, fsync: str, max_bytes: int, group: int | None = None) -> None:
+    def __init__(self, path: str, *, fsync: str, limits: Limits, group: int | None = None) -> None:
         self.path = path
         self.generation = ""
         self._fsync = fsync
-        self._max_bytes = max_bytes
+        self.limits = limits  # ours; once the file is open those of all its processes
+        self._insists = True  # on ours
         self._place: Place = MemoryPlace() if path == MEMORY else DiskPlace(path, group)
         self._queue: EventQueue | None = None
         self._refused: tuple[float, SpoolError] | None = None
@@ -238,20 +242,55 @@ class Store:
         else:
             self.generation = generation  # first: `quarantine` asks which one was found broken
             self._queue = self._connect(generation)
+            if self._agree_on_limits(self._queue):
+                with contextlib.suppress(OSError):
+                    self._place.publish(generation)  # anew, so that the others open it anew
 
     def _begin(self) -> None:
         generation = self._place.begin()
         self._queue = self._connect(generation)
+        self._agree_on_limits(self._queue)
         self._place.publish(generation)
         self.generation = generation
 
     def _connect(self, generation: str) -> "EventQueue":
-        a_tenth = self._place.capacity_bytes() // 10
         return load_queue()(
             self._place.directory(generation),
             synchronous=SYNCHRONOUS[self._fsync],
-            max_pages=max(_LEAST_PAGES, min(self._max_bytes, a_tenth) // PAGE_BYTES),
+            max_pages=self.max_pages,
         )
+
+    @property
+    def max_pages(self) -> int:
+        """What the file may grow to."""
+        a_tenth = self._place.capacity_bytes() // 10
+        most = min(self.limits.before(DEFAULTS).max_bytes or 0, a_tenth)
+        return max(_LEAST_PAGES, most // PAGE_BYTES)
+
+    def effective_limits(self) -> dict[str, Any]:
+        """What holds, whether somebody has said it or not. While the file is open."""
+        return {**asdict(self.limits.before(DEFAULTS)), "max_bytes": self.max_pages * PAGE_BYTES}
+
+    def _agree_on_limits(self, queue: "EventQueue") -> bool:
+        """Take over what other processes have set. What this one was given counts before that,
+        once: else two that differ would change it for ever. Returns whether that changed it.
+
+        Crash:
+            Before the others are told: they hear of it when they next open the file.
+        """
+        stored = read_limits(queue)
+        theirs_first = stored.before(self.limits)
+        self.limits = self.limits.before(stored) if self._insists else theirs_first
+        queue.limit_pages(self.max_pages)
+        if self.limits == stored:
+            self._insists = False
+            return False
+        try:
+            write_limits(queue, self.limits)
+        except sqlite3.OperationalError:
+            return False  # a full disk: what is stored must go out all the same
+        self._insists = False
+        return True
 
     def quarantine(self, broken: str, timeout_seconds: float) -> bool:
         """Leave the generation `broken` as it lies and begin a fresh one.

@@ -25,9 +25,11 @@ class SpoolTransport(SpoolingTransport):
         shutdown_timeout: seconds the process may take at its end to deliver what is left.
         send_timeout: seconds a send may wait for other writers; by default fewer in event loops.
         max_bytes: the spool's size; a tenth of the file system at most.
+        max_events: how many events it may hold, dead letters counted in; 0, the default: no limit.
         max_age: seconds after which an undelivered event becomes a dead letter.
         group: a group, by name or number, whose members share the spool.
-        overflow: "drop_oldest" or "drop_newest" when max_bytes is reached.
+        overflow: "drop_oldest" or "drop_newest" when one of the two is reached. All three hold
+            for every program that shares the spool; the last to be given a value sets it.
         on_server_error, on_rate_limit: "discard" gives Sentry's guidance to SDKs to the letter.
         wait, stop: tenacity strategies for back-off and giving up.
         sender: "urllib", "requests", or a raven transport of your own that does the sending: an

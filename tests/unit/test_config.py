@@ -29,8 +29,10 @@ STRINGS = {
     "shutdown_timeout": "0",
     "send_timeout": "0.02",
     "max_bytes": "2GB",
+    "max_events": "100000",
     "max_age": "12h",
     "overflow": "drop_newest",
+    "order": "newest",
     "on_server_error": "discard",
     "on_rate_limit": "discard",
 }
@@ -43,6 +45,7 @@ VALUES = {
     "shutdown_timeout": 0.0,
     "send_timeout": 0.02,
     "max_bytes": 2 << 30,
+    "max_events": 100_000,
     "max_age": 12 * 3600.0,
 }
 CALLABLES = ("wait", "stop", "on_delivered", "on_dead")
