@@ -323,18 +323,25 @@ class Flusher:
         drain, runtimes = self._drain, list(self._runtimes.values())
         if drain is None:
             return
-        drain.finish(deadline)
-        _join(runtimes, deadline)
-        drain.stop()
-        _join(runtimes, time.monotonic() + _LAST_JOIN_SECONDS)
         try:
-            self._is_ending = True  # a signal handler's send must not wait for the drain's lock
-            drain.end()
-            drain.tell()
+            drain.finish(deadline)
+            _join(runtimes, deadline)
+        finally:  # a time limit may come anywhere, and a drain that was stopped must not be kept
+            self._end_draining(drain, runtimes)
+
+    def _end_draining(self, drain: Drain, runtimes: list[Runtime]) -> None:
+        try:
+            drain.stop()
+            _join(runtimes, time.monotonic() + _LAST_JOIN_SECONDS)
         finally:
-            self._drain, self._runtimes = None, {}
-            self._ending += runtimes
-            self._is_ending = False
+            try:
+                self._is_ending = True  # a signal handler's send must not wait for the drain's lock
+                drain.end()
+                drain.tell()
+            finally:
+                self._drain, self._runtimes = None, {}
+                self._ending += runtimes
+                self._is_ending = False
 
     def _finish_spool(self) -> None:
         try:

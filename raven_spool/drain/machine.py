@@ -47,7 +47,7 @@ from raven_spool.model import Claimed, Decision, Lane, Outcome, Send, Stop, Wait
 from raven_spool.policy import Policy, expires_at
 from raven_spool.protocol import build_request
 from raven_spool.spool import Spool
-from raven_spool.spool.native import make_lock
+from raven_spool.spool.native import make_rlock
 
 _PREFETCHED = 32
 _LINGER_SECONDS = 5.0
@@ -81,7 +81,7 @@ class Drain:
         self.workers = workers
         self.limit: int | None = None  # sends still allowed; None: no limit
         self._can_send = can_send
-        self._lock = make_lock()
+        self._lock = make_rlock()  # whose release tells whether it was ours
         self._news = News()
         self._board = Board(workers)
         self._outcomes = Outcomes(spool, policy, self._board, self._news, on_delivered, on_dead)
@@ -205,13 +205,16 @@ class Drain:
         If a worker is still in a request, its event counts as in flight: an unclean end. So it is
         where one hangs in the disk; a process must not hang with it at its exit.
         """
-        if not self._lock.acquire(timeout=_END_PATIENCE_SECONDS):
-            return
+        # As in Store.write: no signal leaves the lock held.
         try:
-            self._settle_or_forget()
-            self.spool.leadership.let_go(clean=not self._board.in_flight)
+            if self._lock.acquire(timeout=_END_PATIENCE_SECONDS):
+                self._settle_or_forget()
+                self.spool.leadership.let_go(clean=not self._board.in_flight)
         finally:
-            self._lock.release()
+            try:  # noqa: SIM105
+                self._lock.release()
+            except RuntimeError:
+                pass  # not won in time
 
     def _settle_or_forget(self) -> None:
         try:

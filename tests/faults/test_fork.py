@@ -27,7 +27,7 @@ from tests.faults.events import (
     stored_ids,
 )
 from tests.faults.test_stop import stop_with_the_gate
-from tests.support import answers
+from tests.support import answers, evidence
 from tests.support.ingest import Ingest
 from tests.support.waiting import wait_until
 
@@ -118,12 +118,21 @@ def fork_while_threads_send(path: Path, returned: Path) -> None:
     transport.close()
 
 
+@pytest.mark.evidence
 def test_fork_while_threads_send_hangs_never_and_loses_nothing(tmp_path: Path) -> None:
     path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
     with Child(fork_while_threads_send, path, returned.path) as parent:
         assert parent.join(60) == 0
     assert len(returned.read()) > FORKS * 3
     check_once(path, returned)
+    evidence.note(
+        "os.fork while four threads send; parent and child go on sending",
+        promise=5,
+        tried=f"{FORKS} forks",
+        events=len(returned.read()),
+        lost=0,
+        twice=0,
+    )
 
 
 def fork_while_the_flusher_works(path: Path, returned: Path, url: str) -> None:
@@ -198,6 +207,7 @@ def fork_in_a_handler(path: Path, returned: Path, child_goes_on: bool) -> None:
     transport.close()
 
 
+@pytest.mark.evidence
 @pytest.mark.parametrize("child_goes_on", [False, True], ids=["in the handler", "after it"])
 def test_fork_in_a_signal_handler_inside_a_send(tmp_path: Path, child_goes_on: bool) -> None:
     path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
@@ -208,6 +218,14 @@ def test_fork_in_a_signal_handler_inside_a_send(tmp_path: Path, child_goes_on: b
         read_ledger(path)
     else:
         check_once(path, returned)
+    evidence.note(
+        "fork in a signal handler inside a send, the child "
+        + ("going on in its copy of that send" if child_goes_on else "ending in the handler"),
+        promise=5,
+        tried=f"{FORKS} forks",
+        events=len(returned.read()),
+        lost=0,
+    )
 
 
 def fork_while_threads_open(path: Path, returned: Path) -> None:
@@ -345,6 +363,7 @@ def fork_in_c(path: Path, returned: Path, url: str) -> None:
     transport.close()
 
 
+@pytest.mark.evidence
 def test_fork_in_c_inside_a_send_leaves_the_parent_whole(tmp_path: Path) -> None:
     path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
     with Ingest() as ingest, Child(fork_in_c, path, returned.path, ingest.url) as parent:
@@ -352,6 +371,14 @@ def test_fork_in_c_inside_a_send_leaves_the_parent_whole(tmp_path: Path) -> None
         assert len(ingest.event_ids()) == len(set(ingest.event_ids())) == 40  # the children's
         assert sorted([*stored_ids(path), *ingest.event_ids()]) == sorted(returned.read())
     read_ledger(path)
+    evidence.note(
+        "a fork made in C, behind Python's back, inside a send",
+        promise=5,
+        tried="20 forks",
+        events=len(returned.read()),
+        lost=0,
+        twice=0,
+    )
 
 
 # -- hooks that give up ---------------------------------------------------------------------------
