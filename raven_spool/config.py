@@ -38,6 +38,7 @@ class Options:
     max_events: int | None = None
     overflow: str | None = None
     max_age: float = 30 * _DAY
+    warn_age: float = 3600.0
     order: str = "oldest"
     on_server_error: str = "retry"
     on_rate_limit: str = "hold"
@@ -260,6 +261,7 @@ READERS: dict[str, Callable[[object], object]] = {
     "max_bytes": _bytes,
     "max_events": _events,
     "max_age": _timeout,
+    "warn_age": _seconds,
     "overflow": _choice("drop_oldest", "drop_newest"),
     "order": _choice("oldest", "newest"),
     "on_server_error": _choice("retry", "discard"),

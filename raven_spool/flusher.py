@@ -98,7 +98,14 @@ class Flusher:
         elif self._refuges:
             self._start_homecoming()
         self._tell_overflow(self.spool, f"the spool {self.spool.path}")
+        self._watch(runtime)
         self.wake(runtime, max(key, 0))
+
+    def _watch(self, runtime: str | None) -> None:
+        nobody_else = runtime is None  # in this process, for what an earlier one left
+        fault = self.spool.watchdog.look(time.time(), time.monotonic(), at_once=nobody_else)
+        if fault:
+            log.warning("%s", fault)
 
     def _is_own_thread(self) -> bool:
         return any(
@@ -432,6 +439,7 @@ def open_spool(path: str, options: Options) -> Spool:
         max_events=options.max_events,
         overflow=options.overflow,
         group=options.group,
+        warn_age_seconds=options.warn_age,
     )
 
 

@@ -171,13 +171,19 @@ def flush(spool: str | None, **asked: Any) -> Exit:
 @_spool_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--prometheus", is_flag=True, help="Prometheus' text format.")
-def stats(spool: str | None, as_json: bool, prometheus: bool) -> Exit:
+@click.option(
+    "--max-age",
+    type=read_span,
+    metavar="SPAN",
+    help="Exit with 75 if an event has waited longer, and say why.",
+)
+def stats(spool: str | None, as_json: bool, prometheus: bool, max_age: float | None) -> Exit:
     """Show counts, destinations, and who delivers."""
     from raven_spool.cli import stats as figures
 
     if as_json and prometheus:
         raise click.UsageError("--json and --prometheus exclude each other")
-    return figures.run(_options(spool), as_json=as_json, prometheus=prometheus)
+    return figures.run(_options(spool), as_json=as_json, prometheus=prometheus, max_age=max_age)
 
 
 @tool.command()

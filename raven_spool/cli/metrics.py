@@ -32,6 +32,8 @@ def _metrics(figures: dict[str, Any]) -> Iterator[tuple[str, str, str, list[_Sam
         yield "oldest_timestamp_seconds", "gauge", text, [({}, figures["oldest_at"])]
     stalled = int(bool(figures["leader"] and figures["leader"]["stalled"]))
     yield "leader_stalled", "gauge", "1 if who delivers does not move.", [({}, stalled)]
+    alarm = int(bool(figures["alarm"]))
+    yield "alarm", "gauge", "1 if events wait too long, or only grow more.", [({}, alarm)]
     yield from _by_destination(figures["destinations"])
 
 

@@ -54,6 +54,7 @@ def open_spool(options: Options, *, creates: bool = False) -> Spool:
         overflow=options.overflow if creates else None,
         mends=creates,
         group=options.group,
+        warn_age_seconds=options.warn_age,
     )
 
 

@@ -10,6 +10,7 @@ import click
 
 from raven_spool.cli import words
 from raven_spool.cli.exits import Exit, one_line
+from raven_spool.cli.lateness import explain_lateness
 from raven_spool.cli.metrics import render
 from raven_spool.cli.place import using
 from raven_spool.config import Options
@@ -20,7 +21,7 @@ from raven_spool.spool.leader import LeaderRecord
 _COUNTS = ("accepted", "ready", "dead", "delivered", "dropped")
 
 
-def run(options: Options, *, as_json: bool, prometheus: bool) -> Exit:
+def run(options: Options, *, as_json: bool, prometheus: bool, max_age: float | None = None) -> Exit:
     now = time.time()
     with using(options) as spool:
         figures = collect(spool, now)
@@ -30,7 +31,10 @@ def run(options: Options, *, as_json: bool, prometheus: bool) -> Exit:
         click.echo(render(figures), nl=False)
     else:
         _print(spool.path, figures, now)
-    return Exit.DONE
+    late = "" if max_age is None else explain_lateness(figures, max_age, now)
+    if late:
+        click.echo(f"raven-spool: {one_line(late)}", err=True)
+    return Exit.LATER if late else Exit.DONE
 
 
 def collect(spool: Spool, now: float) -> dict[str, Any]:
@@ -104,6 +108,8 @@ def _print(path: str, figures: dict[str, Any], now: float) -> None:
     rows.append(("limits", _limits_words(figures)))
     rows.append(("oldest", "-" if oldest is None else f"{words.span(now - oldest)} ago"))
     rows.append(("leader", _leader_words(figures["leader"], now)))
+    if figures["alarm"]:
+        rows.append(("alarm", figures["alarm"]))
     for name, value in rows:
         click.echo(f"{name:<10} {one_line(value)}")
     for entry in figures["destinations"]:

@@ -365,6 +365,9 @@ class Drain:
     def _sweep(self, now: float, ticks: float) -> None:
         """Events too old to send, also in lanes that are held."""
         self._sweep_ticks = ticks + _SWEEP_SECONDS
+        fault = self.spool.watchdog.look(now, ticks)
+        if fault:
+            self._news.log(logging.WARNING, fault)
         before = now - self.policy.max_age_seconds
         self.spool.tidy(before, _SWEEP_EVENTS)
         for lane in self._board.ready_lanes():
@@ -391,6 +394,7 @@ class Drain:
             return Wait(_TICK_SECONDS)
         if self._finish_ticks is not None:
             if seconds is None:
+                self.spool.watchdog.recover()
                 return Stop("empty")
             if ticks + seconds > self._finish_ticks:
                 return Stop("held")
@@ -418,5 +422,6 @@ class Drain:
         if left > 0:
             return Wait(left)
         self._idle_ticks = None
+        self.spool.watchdog.recover()
         self.spool.leadership.let_go()
         return Wait(_PARKED_SECONDS)

@@ -20,6 +20,7 @@ from raven_spool.spool.rows import StoredRow
 from raven_spool.spool.store import PAGE_BYTES, Store
 from raven_spool.spool.stored import Key, Stored, is_whole, read_event, read_key, read_stored
 from raven_spool.spool.wake import Bell
+from raven_spool.spool.watchdog import Watchdog, read_alarm
 
 if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue
@@ -50,11 +51,13 @@ class Spool:
         overflow: str | None = None,
         mends: bool = True,
         group: int | None = None,
+        warn_age_seconds: float = 0.0,
     ) -> None:
         """`max_bytes`, `max_events`, `overflow`: what is given becomes the rule of all processes
         that share the spool; the rest is as others have set it.
         `mends`: a broken file is left as it lies and a fresh one begun; else SpoolCorrupt.
-        `group`: the id of the group whose members share the directory."""
+        `group`: the id of the group whose members share the directory. `warn_age_seconds`: how
+        long an event may wait before the watchdog tells; 0: it never does."""
         self.path = path
         self._mends = mends
         limits = Limits(max_bytes=max_bytes, max_events=max_events, overflow=overflow)
@@ -65,6 +68,7 @@ class Spool:
             self._store, self._intake, syncs=fsync == "everysec" and path != MEMORY
         )
         self.leadership = Leadership(path, self._store)
+        self.watchdog = Watchdog(self._store, warn_age_seconds)
         self._bell = Bell(path)
 
     @staticmethod
@@ -364,7 +368,9 @@ class Spool:
         def look(queue: "EventQueue") -> dict[str, Any]:
             used_bytes = used_pages(queue) * PAGE_BYTES
             counts = {**lanes.totals(queue), "oldest_at": queue.oldest_at()}
-            return {**counts, "used_bytes": used_bytes, **self._store.effective_limits()}
+            alarm = read_alarm(queue) if counts["ready"] else ""
+            told = {"used_bytes": used_bytes, "alarm": alarm or None}
+            return {**counts, **told, **self._store.effective_limits()}
 
         return {**self._read(look), "volatile": self.volatile}
 

@@ -27,6 +27,7 @@ class SpoolTransport(SpoolingTransport):
         max_bytes: the spool's size; a tenth of the file system at most.
         max_events: how many events it may hold, dead letters counted in; 0, the default: no limit.
         max_age: seconds after which an undelivered event becomes a dead letter.
+        warn_age: seconds an event may wait before the log tells it, once; 0: never.
         group: a group, by name or number, whose members share the spool.
         overflow: "drop_oldest" or "drop_newest" when one of the two is reached. All three hold
             for every program that shares the spool; the last to be given a value sets it.

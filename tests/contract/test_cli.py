@@ -217,6 +217,35 @@ def test_stats_for_people_and_prometheus(path: Path) -> None:
     assert "raven_spool_ready 1" in metrics
     assert "# TYPE raven_spool_accepted_total counter" in metrics
     assert 'raven_spool_destination_ready{host="127.0.0.1:9",project="7"} 1' in metrics
+    assert "raven_spool_alarm 0" in metrics
+
+
+def test_stats_max_age_is_a_check(path: Path) -> None:
+    fill(path, DSN, "one", created_at=time.time() - 7200)
+    fine = run("stats", "--spool", path, "--max-age", "3h")
+    assert (fine.returncode, fine.stderr) == (0, "")
+
+    late = run("stats", "--spool", path, "--max-age", "1h", "--json")
+    assert late.returncode == 75
+    (line,) = late.stderr.splitlines()
+    assert "1 event ready, the oldest for 2 h: nobody delivers them" in line
+    assert json.loads(late.stdout)["ready"] == 1
+
+    run("flush", "--spool", path)
+    (line,) = run("stats", "--spool", path, "--max-age", "1h").stderr.splitlines()
+    assert "127.0.0.1:9, project 7: no answer" in line
+
+
+def test_stats_shows_what_the_watchdog_told(path: Path) -> None:
+    fill(path, DSN, "one", created_at=time.time() - 7200)
+    spool = Spool(str(path), warn_age_seconds=3600.0)
+    assert "oldest for 120 minutes" in spool.watchdog.look(time.time(), 1.0, at_once=True)
+    spool.finish()
+
+    assert "alarm      1 events wait, the oldest" in run("stats", "--spool", path).stdout
+    figures = json.loads(run("stats", "--spool", path, "--json").stdout)
+    assert figures["alarm"].startswith("1 events wait")
+    assert "raven_spool_alarm 1" in run("stats", "--spool", path, "--prometheus").stdout
 
 
 # -- send -----------------------------------------------------------------------------------------

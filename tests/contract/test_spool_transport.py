@@ -311,3 +311,18 @@ def test_events_in_memory_survive_close_and_come_home_when_the_path_heals(spool_
     stored = {one.event.event_id for one in transport.flusher.spool.page(limit=1000)}
     assert stored == set(ids)
     assert transport.stats()["accepted"] == len(ids)
+
+
+def test_programs_that_only_enqueue_tell_that_nobody_delivers(ingest, spool_path, caplog):
+    first = make_client(ingest.dsn(), SpoolTransport(spool_path=spool_path, backend="none"))
+    capture(first)
+    watch = SpoolTransport(spool_path=spool_path).flusher.spool.watchdog
+    watch._warn_age_seconds, watch._next_ticks = 1e-9, None  # as a program begun an hour later
+
+    transport = SpoolTransport(spool_path=spool_path, backend="none")
+    capture(make_client(ingest.dsn(), transport), 3)
+
+    told = [r.getMessage() for r in caplog.records if r.name == "raven.spool"]
+    assert len(told) == 1, told
+    assert f"the spool {spool_path}: 2 events wait" in told[0]
+    assert transport.stats()["alarm"] in told[0]

@@ -31,6 +31,7 @@ STRINGS = {
     "max_bytes": "2GB",
     "max_events": "100000",
     "max_age": "12h",
+    "warn_age": "90m",
     "overflow": "drop_newest",
     "order": "newest",
     "on_server_error": "discard",
@@ -47,6 +48,7 @@ VALUES = {
     "max_bytes": 2 << 30,
     "max_events": 100_000,
     "max_age": 12 * 3600.0,
+    "warn_age": 5400.0,
 }
 CALLABLES = ("wait", "stop", "on_delivered", "on_dead")
 
