@@ -393,6 +393,7 @@ def make_drain(
         spool,
         make_policy(options),
         workers=workers or options.concurrency,
+        order=options.order,
         on_delivered=options.on_delivered,
         on_dead=options.on_dead,
         can_send=can_send,

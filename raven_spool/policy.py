@@ -119,8 +119,13 @@ def backoff_seconds(policy: Policy, failures: int) -> float:
 
 def expires_at(policy: Policy, event: Event) -> float:
     """From when on an event is not worth an attempt."""
-    late = _LATE_SECONDS.get(event.category, policy.max_age_seconds)
-    return event.created_at + min(policy.max_age_seconds, late)
+    return event.created_at + lifetime_seconds(policy, event.category)
+
+
+def lifetime_seconds(policy: Policy, category: str) -> float:
+    """How long events of a category are worth an attempt."""
+    late = _LATE_SECONDS.get(category, policy.max_age_seconds)
+    return min(policy.max_age_seconds, late)
 
 
 def _judge_failure(failure: Failure) -> Verdict:

@@ -36,12 +36,14 @@ Crash matrix; "in memory" is everything this module holds:
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from raven_spool.drain.board import Board
 from raven_spool.drain.news import News
 from raven_spool.drain.outcomes import UNACKED, Counts, Delivered, Died, Outcomes
+from raven_spool.drain.sweep import EXPIRED, Sweeper
+from raven_spool.drain.turns import Turns
 from raven_spool.errors import SpoolBusy, SpoolError
 from raven_spool.model import Claimed, Decision, Lane, Outcome, Send, Stop, Wait
 from raven_spool.policy import Policy, expires_at
@@ -56,11 +58,8 @@ _TICK_SECONDS = 2.0  # a leader that waits says so at least this often
 _FOLLOW_SECONDS = 0.5  # and up to twice that: take-over within a second, 100 processes cheap
 _TROUBLE_SECONDS = 1.0
 _DEATHS = 3
-_SWEEP_SECONDS = 60.0
-_SWEEP_EVENTS = 1000
 _LEAST_WAIT_SECONDS = 0.01
 _END_PATIENCE_SECONDS = 2.0
-_EXPIRED = "expired before it could be delivered"
 
 
 class Drain:
@@ -70,12 +69,14 @@ class Drain:
         policy: Policy,
         *,
         workers: int,
+        order: str = "oldest",
         on_delivered: Delivered | None = None,
         on_dead: Died | None = None,
         can_send: Callable[[str], bool] = lambda sender: True,
         leads_after_seconds: float = 0.0,
     ) -> None:
-        """`leads_after_seconds`: a process that may not live long begins nothing before."""
+        """`order`: of a lane's events the "oldest" go first, or the "newest".
+        `leads_after_seconds`: a process that may not live long begins nothing before."""
         self.spool = spool
         self.policy = policy
         self.workers = workers
@@ -84,13 +85,14 @@ class Drain:
         self._lock = make_rlock()  # whose release tells whether it was ours
         self._news = News()
         self._board = Board(workers)
+        self._turns = Turns(order)
+        self._sweeper = Sweeper(spool)
         self._outcomes = Outcomes(spool, policy, self._board, self._news, on_delivered, on_dead)
         self._leads_after_seconds = leads_after_seconds
         self._leads_ticks: float | None = None
         self._waiters = 0
         self._careful = 0  # sends that still go one at a time
         self._idle_ticks: float | None = None
-        self._sweep_ticks = 0.0
         self._finish_ticks: float | None = None
         self._stopping = False
 
@@ -236,6 +238,7 @@ class Drain:
         if claimed is None and self._refill(now, ticks):
             claimed = self._pick()
         if claimed is not None:
+            self._turns.count(claimed.lane)
             return self._send(claimed, now, ticks)
         self._outcomes.settle()
         return self._rest(now, ticks)
@@ -250,6 +253,8 @@ class Drain:
         if self._board.has_claims or (not own and self._refill(now, ticks)):
             claimed = self._pick()
             if claimed is not None:
+                if claimed.id != own:
+                    self._turns.count(claimed.lane)
                 self._send(claimed, now, ticks, hand)
 
     def _is_too_young(self, ticks: float) -> bool:
@@ -329,12 +334,12 @@ class Drain:
             self.spool.leadership.let_go(clean=False)
             return False
         self._board.learn(lanes)
-        if ticks >= self._sweep_ticks:
+        if self._sweeper.is_due(ticks):
             self._sweep(now, ticks)
         open_lanes = self._board.open_lanes(now, ticks)
         random.shuffle(open_lanes)  # no lane is first each time
         for lane in open_lanes[:room]:
-            self._claim(lane, max(1, room // len(open_lanes)), now)
+            self._claim_in_order(lane, max(1, room // len(open_lanes)), now)
         return self._board.has_claims
 
     def _claim_own(self, own: int, now: float, ticks: float) -> None:
@@ -346,39 +351,60 @@ class Drain:
         elif self.spool.leadership.is_held:
             self._claim(lane, 1, now, only=own)
 
-    def _claim(self, lane: Lane, limit: int, now: float, *, only: int | None = None) -> None:
-        skip = self._at_work()
+    def _claim_in_order(self, lane: Lane, limit: int, now: float) -> None:
+        claimed: set[int] = set()
+        for count, of_newest in self._turns.split(lane.id, limit):
+            claimed |= self._claim(lane, count, now, of_newest=of_newest, skip=claimed)
+
+    def _claim(
+        self,
+        lane: Lane,
+        limit: int,
+        now: float,
+        *,
+        only: int | None = None,
+        of_newest: bool = False,
+        skip: Collection[int] = (),
+    ) -> set[int]:
         put = self._board.add if only is None else self._board.put_first
-        for claimed in self.spool.claim(lane, limit=limit, now=now, skip=skip, only=only):
+        found = self.spool.claim(
+            lane,
+            limit=limit,
+            now=now,
+            skip={*self._at_work(), *skip},
+            only=only,
+            of_newest=of_newest,
+        )
+        for claimed in found:
             if claimed.deaths >= _DEATHS:
                 reason = f"ended the flusher that sent it, {claimed.deaths} times"
                 self._outcomes.bury(claimed, reason, now)
             elif not claimed.is_owed_a_try and expires_at(self.policy, claimed.event) <= now:
-                self._outcomes.bury(claimed, _EXPIRED, now)
+                self._outcomes.bury(claimed, EXPIRED, now)
             elif self._can_send(claimed.destination.sender):
                 put(claimed)
+        return {one.id for one in found}
 
     def _at_work(self) -> set[int]:
         """Events that are ready on the disk and yet in our hands."""
         return {*self._board.in_flight, *(one.id for one in self._outcomes.answered)}
 
     def _sweep(self, now: float, ticks: float) -> None:
-        """Events too old to send, also in lanes that are held."""
-        self._sweep_ticks = ticks + _SWEEP_SECONDS
+        """Events too old to send. Those of an open lane are met when claimed, oldest first."""
         fault = self.spool.watchdog.look(now, ticks)
         if fault:
             self._news.log(logging.WARNING, fault)
-        before = now - self.policy.max_age_seconds
-        self.spool.tidy(before, _SWEEP_EVENTS)
-        for lane in self._board.ready_lanes():
-            if self._board.opens_in(lane, now, ticks) > 0:  # an open lane's are met when claimed
-                self._bury_expired(lane, before, now)
 
-    def _bury_expired(self, lane: Lane, before: float, now: float) -> None:
-        ids = set(self.spool.expired(lane, before, _SWEEP_EVENTS)) - self._at_work()
-        if ids:
-            self.spool.bury(sorted(ids), _EXPIRED, now)
-            self.counts.dead += len(ids)
+        def find_lanes() -> list[Lane]:
+            everywhere = self._turns.newest_first
+            return [
+                lane
+                for lane in self._board.ready_lanes()
+                if everywhere or self._board.opens_in(lane, now, ticks) > 0
+            ]
+
+        buried = self._sweeper.sweep(self.policy, find_lanes, self._at_work(), now, ticks)
+        self.counts.dead += buried
 
     # -- nothing to send ----------------------------------------------------------------------
 
@@ -390,18 +416,19 @@ class Drain:
             return self._follow()
         self.spool.leadership.tick(0.0)
         seconds = self._next_in(now, ticks)
+        tick = _LEAST_WAIT_SECONDS if self._sweeper.is_due(ticks) else _TICK_SECONDS
         if self._board.in_flight:
-            return Wait(_TICK_SECONDS)
+            return Wait(tick)
         if self._finish_ticks is not None:
             if seconds is None:
                 self.spool.watchdog.recover()
                 return Stop("empty")
             if ticks + seconds > self._finish_ticks:
                 return Stop("held")
-        if seconds is None:
+        if seconds is None and tick == _TICK_SECONDS:
             return self._idle(ticks)
         self._idle_ticks = None
-        return Wait(min(_TICK_SECONDS, max(_LEAST_WAIT_SECONDS, seconds)))
+        return Wait(min(tick, max(_LEAST_WAIT_SECONDS, seconds or 0.0)))
 
     def _next_in(self, now: float, ticks: float) -> float | None:
         """Seconds until something may be sent, None if nothing is ready."""

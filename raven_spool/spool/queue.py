@@ -157,22 +157,27 @@ class EventQueue(SQLiteAckQueue):
 
     # -- claim --------------------------------------------------------------------------------
 
-    def claimable(self, lane: int, now: float, limit: int) -> list[int]:
-        """Ids of ready events, oldest first; retries whose time has come before fresh ones.
+    def claimable(self, lane: int, now: float, limit: int, *, of_newest: bool = False) -> list[int]:
+        """Ids of ready events, oldest first; retries whose time has come before fresh ones. Or the
+        newest first, retries among them.
 
         Read from the index (lane, due, _id) alone, so that a million rows behind cost nothing.
         """
         sql = (
             f"SELECT _id FROM {self._table_name} WHERE lane = ? AND status < 2 "
-            "AND due {} ORDER BY due, _id LIMIT ?"
+            "AND due {} ORDER BY due, _id {} LIMIT ?"
         )
         # What is due beyond any back-off was written before the clock jumped back.
         retries = self.connection.execute(
-            sql.format("> 0 AND (due <= ? OR due > ?)"), (lane, now, now + _FARTHEST_SECONDS, limit)
+            sql.format("> 0 AND (due <= ? OR due > ?)", "ASC"),
+            (lane, now, now + _FARTHEST_SECONDS, limit),
         )
-        ids = [row[0] for row in retries]
-        fresh = self.connection.execute(sql.format("= ?"), (lane, 0, limit - len(ids)))
-        return sorted(ids) + [row[0] for row in fresh]
+        ids = sorted(row[0] for row in retries)
+        order, count = ("DESC", limit) if of_newest else ("ASC", limit - len(ids))
+        ids += [
+            row[0] for row in self.connection.execute(sql.format("= ?", order), (lane, 0, count))
+        ]
+        return sorted(ids, reverse=True)[:limit] if of_newest else ids
 
     def lane_of(self, key: int) -> int | None:
         row = self.connection.execute(
@@ -188,12 +193,16 @@ class EventQueue(SQLiteAckQueue):
         ).fetchone()
         return None if row is None else float(row[0])
 
-    def fetch(self, ids: Sequence[int], max_bytes: int) -> list[StoredRow]:
-        """Rows by id, oldest first, until they hold `max_bytes`: one at least."""
+    def fetch(
+        self, ids: Sequence[int], max_bytes: int, *, newest_first: bool = False
+    ) -> list[StoredRow]:
+        """Rows by id, in that order, until they hold `max_bytes`: one at least."""
         rows: list[StoredRow] = []
         total = 0
+        order = "DESC" if newest_first else "ASC"
         found = self.connection.execute(
-            self._stored("_id IN (SELECT value FROM json_each(?)) ORDER BY _id"), (json.dumps(ids),)
+            self._stored(f"_id IN (SELECT value FROM json_each(?)) ORDER BY _id {order}"),
+            (json.dumps(ids),),
         )
         for row in found:  # read as it goes: what comes after the limit is never in memory
             rows.append(StoredRow._make(row))
@@ -251,14 +260,13 @@ class EventQueue(SQLiteAckQueue):
         )
         return [row[0] for row in rows]
 
-    def long_dead(self, before: float, limit: int) -> list[int]:
-        """Dead letters that died before that, among the first `limit`."""
-        rows = self.connection.execute(
-            f"SELECT _id FROM (SELECT _id, due FROM {self._table_name} WHERE status >= 2 "
-            "ORDER BY _id LIMIT ?) WHERE due < ?",
-            (limit, before),
-        )
-        return [row[0] for row in rows]
+    def list_dead(self, after_id: int, limit: int) -> list[tuple[int, float]]:
+        """Dead letters by id, and since when they are."""
+        return self.connection.execute(
+            f"SELECT _id, due FROM {self._table_name} WHERE status >= 2 AND _id > ? "
+            "ORDER BY _id LIMIT ?",
+            (after_id, limit),
+        ).fetchall()
 
     def forget_graves(self) -> None:
         """Drops so long ago that no 2xx can be under way for them."""

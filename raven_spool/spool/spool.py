@@ -146,8 +146,10 @@ class Spool:
         now: float,
         skip: Collection[int] = (),
         only: int | None = None,
+        of_newest: bool = False,
     ) -> list[Claimed]:
-        """Up to `limit` due events of a lane, oldest first, without those in `skip`; or `only` one.
+        """Up to `limit` due events of a lane, oldest first or newest first, without those in
+        `skip`; or `only` one.
 
         None for a process that no longer leads. Events whose bytes on disk have changed are
         buried on the way.
@@ -160,10 +162,13 @@ class Spool:
             # All in one read: in another file the same ids mean something else.
             if not self.leadership.still_leads(queue):
                 return None
-            due = queue.claimable(lane.id, now, limit + len(skip)) if only is None else [only]
-            ids = _without(due, skip)[:limit]
+            if only is not None:
+                ids = _without([only], skip)
+            else:
+                due = queue.claimable(lane.id, now, limit + len(skip), of_newest=of_newest)
+                ids = _without(due, skip)[:limit]
             destination = self._book.destination(queue, lane.destination_id)
-            rows = queue.fetch(ids, _CLAIM_BYTES)
+            rows = queue.fetch(ids, _CLAIM_BYTES, newest_first=of_newest)
             # Another process may have sent one elsewhere since we read its id.
             rows = [row for row in rows if row.lane == lane.id]
             return rows, destination, self._store.generation
@@ -204,11 +209,16 @@ class Spool:
         """Ready events of a lane that were captured before that, among its first `limit`."""
         return self._read(lambda queue: queue.expired(lane.id, before, limit))
 
-    def tidy(self, before: float, limit: int) -> int:
-        """Drop dead letters that died before that, `limit` at most. Returns how many."""
-        ids = self._read(lambda queue: queue.long_dead(before, limit))
+    def tidy(self, before: float, after_id: int, limit: int) -> tuple[int, int]:
+        """Drop dead letters that died before that, among the first `limit` behind `after_id`.
+
+        Returns how many, and where to go on: 0 if these were the last.
+        """
+        dead = self._read(lambda queue: queue.list_dead(after_id, limit))
+        ids = [key for key, since in dead if since < before]
         self._write(lambda queue: queue.forget_graves())
-        return self.drop(ids, "expired") if ids else 0
+        dropped = self.drop(ids, "expired") if ids else 0
+        return dropped, dead[-1][0] if len(dead) == limit else 0
 
     def _destination(self, destination_id: int) -> Destination:
         return self._read(lambda queue: self._book.destination(queue, destination_id))

@@ -26,6 +26,8 @@ class SpoolTransport(SpoolingTransport):
         send_timeout: seconds a send may wait for other writers; by default fewer in event loops.
         max_bytes: the spool's size; a tenth of the file system at most.
         max_events: how many events it may hold, dead letters counted in; 0, the default: no limit.
+        order: "oldest" or "newest" events of a destination and category first. Of the latter's
+            sends one in eight takes the oldest.
         max_age: seconds after which an undelivered event becomes a dead letter.
         warn_age: seconds an event may wait before the log tells it, once; 0: never.
         group: a group, by name or number, whose members share the spool.

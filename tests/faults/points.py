@@ -72,7 +72,7 @@ SELDOM: list[Name] = [
     ("spool.queue:EventQueue", "note_attempt"),
     ("spool.queue:EventQueue", "note_answer"),
     ("spool.queue:EventQueue", "move"),
-    ("spool.queue:EventQueue", "long_dead"),
+    ("spool.queue:EventQueue", "list_dead"),
     ("spool.queue:EventQueue", "forget_graves"),
     ("spool.lanes", "hold_lane"),
     ("spool.lanes", "open_lane"),
