@@ -38,6 +38,7 @@ import math
 import random
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import Any
 
 from raven_spool.drain.board import Board
 from raven_spool.drain.news import News
@@ -82,7 +83,7 @@ class Drain:
         self.workers = workers
         self.limit: int | None = None  # sends still allowed; None: no limit
         self._can_send = can_send
-        self._lock = make_rlock()  # whose release tells whether it was ours
+        self._lock: Any = make_rlock()  # whose release tells whether it was ours
         self._news = News()
         self._board = Board(workers)
         self._turns = Turns(order)
@@ -207,6 +208,8 @@ class Drain:
         If a worker is still in a request, its event counts as in flight: an unclean end. So it is
         where one hangs in the disk; a process must not hang with it at its exit.
         """
+        if self._lock._is_owned():
+            return  # a signal handler's close, in the middle of a visit
         # As in Store.write: no signal leaves the lock held.
         try:
             if self._lock.acquire(timeout=_END_PATIENCE_SECONDS):
