@@ -17,6 +17,7 @@ _BEAT_SECONDS = 0.5
 _IDLE_BEATS = 10
 _LATE_SECONDS = 1.0  # what `everysec` allows
 _PATIENCE_SECONDS = 0.2
+_START_SECONDS = 1.0  # after so long a thread that was asked for is not coming
 
 Refuge = Callable[[Event, Destination], None]
 
@@ -28,6 +29,7 @@ class Keeper:
         self._syncs = syncs
         self._unsynced = False
         self._alive = False
+        self._starting_until = 0.0  # a thread was asked for and has not begun
         self._synced_ticks = 0.0
         self.refuge: Refuge | None = None  # takes what the spool refuses
         fork.join(self)
@@ -35,20 +37,25 @@ class Keeper:
     def committed(self) -> None:
         """Something was committed: sync it within a second, if that is the mode."""
         self._unsynced = True
-        if self._syncs and not self._alive:
+        if self._syncs and not self._alive and not self._is_starting():
             self._start()
 
     def waits(self) -> None:
         """Something waits in memory."""
-        if not self._alive:
+        if not self._alive and not self._is_starting():
             self._start()
 
+    def _is_starting(self) -> bool:
+        return time.monotonic() < self._starting_until
+
     def _start(self) -> None:
-        self._alive = True
+        """Ask for a thread. It signs in by itself: an exception that is thrown into us, or into
+        it before it begins (CPython gives a newborn thread its maker's id), costs a second."""
+        self._starting_until = time.monotonic() + _START_SECONDS
         try:
             native.start_thread(self._run)
         except RuntimeError:
-            self._alive = False  # the interpreter is ending, or this is uWSGI without threads
+            self._starting_until = 0.0  # the interpreter is ending, or uWSGI without threads
             self._sync_in_line()
 
     def _sync_in_line(self) -> None:
@@ -60,6 +67,7 @@ class Keeper:
     def _run(self) -> None:
         idle = 0
         try:
+            self._alive, self._starting_until = True, 0.0
             while idle < _IDLE_BEATS:
                 native.sleep(_BEAT_SECONDS)
                 idle = 0 if self.beat() else idle + 1
@@ -112,4 +120,5 @@ class Keeper:
 
     def after_fork_in_child(self) -> None:
         self._alive = False
+        self._starting_until = 0.0
         self._unsynced = False

@@ -138,7 +138,8 @@ class DiskPlace:
             return ()
 
     def has_moved(self) -> bool:
-        return self._look() != self._identity
+        found = self._look()
+        return not found or found != self._identity
 
     def sync(self) -> None:
         if not self._database:

@@ -248,10 +248,12 @@ class Store:
 
     def _begin(self) -> None:
         generation = self._place.begin()
-        self._queue = self._connect(generation)
-        self._agree_on_limits(self._queue)
+        queue = self._connect(generation)
+        self._agree_on_limits(queue)
         self._place.publish(generation)
-        self.generation = generation
+        # Last: a signal that throws us out before must not leave a file in use that no other
+        # process finds.
+        self.generation, self._queue = generation, queue
 
     def _connect(self, generation: str) -> "EventQueue":
         return load_queue()(

@@ -153,6 +153,35 @@ def test_exception_at_any_instant_leaves_no_lock_and_no_loss(tmp_path: Path, clo
     assert int(done.split()[1]) > 100  # it did go through a whole send
 
 
+def throw_while_making(path: Path, report: Path) -> None:
+    """Into the first send there is, each time of a new spool."""
+    nth, reached = 0, True
+    while reached:
+        nth += 4  # there are hundreds
+        transport = make_transport(path / str(nth), backend="none", send_timeout=1)
+        injector, returned = Injector(nth, throw, within=r"raven_spool/spool/"), []
+        with contextlib.suppress(Thrown), injector.armed():
+            returned.append(send(transport, NOWHERE))
+        reached = injector.seen >= nth
+        returned.append(send(transport, NOWHERE))
+        transport.flusher.spool.finish()
+        try:
+            check_exactly_once(path / str(nth), returned)
+        except (AssertionError, OSError) as error:
+            Notes(report).write(f"{injector.where}: {error}")
+    Notes(report).write(f"done {nth}")
+
+
+def test_exception_while_a_spool_is_made_leaves_none_that_nobody_finds(tmp_path: Path) -> None:
+    """The file was in use before `current` named it: all that one process sent went in there."""
+    report = Notes(tmp_path / "report")
+    with Child(throw_while_making, tmp_path / "spools", report.path) as child:
+        assert child.join(100) == 0
+    *troubles, done = report.read()
+    assert not troubles, f"{len(troubles)} instants: " + "\n".join(troubles[:20])
+    assert int(done.split()[1]) > 100
+
+
 def throw_while_starting(path: Path, report: Path, url: str) -> None:
     """Into what starts a flusher: each time a new one, which must work with the next event."""
     nth, reached = 0, True
