@@ -1,11 +1,13 @@
 """The options, their defaults, and the only reader of environment and option strings."""
 
+import base64
+import binascii
 import logging
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from raven_spool.errors import ConfigurationError
@@ -13,6 +15,8 @@ from raven_spool.errors import ConfigurationError
 log = logging.getLogger("raven.spool")
 
 _DAY = 86400.0
+_KEY_BYTES = 32
+_UNUSABLE_KEYS = (b"",)  # nothing can be sealed with these
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SPANS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": _DAY}
 
@@ -29,7 +33,7 @@ class Options:
     timeout: float = 5.0
     verify_ssl: bool = True
     ca_certs: str | None = None
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)  # may hold a password
     sender: Any = None
     shutdown_timeout: float = 2.0
     send_timeout: float | None = None  # the backend's
@@ -37,6 +41,7 @@ class Options:
     max_bytes: int | None = None
     max_events: int | None = None
     overflow: str | None = None
+    encryption_key: tuple[bytes, ...] = field(default=(), repr=False)
     max_age: float = 30 * _DAY
     warn_age: float = 3600.0
     order: str = "oldest"
@@ -68,7 +73,11 @@ def read_options(
         except ConfigurationError as error:
             if strict or not isinstance(value, str):
                 raise
-            log.error("%s; the default is used", error)
+            if name == "encryption_key":  # never in the clear what was to be sealed
+                values[name] = _UNUSABLE_KEYS
+                log.error("%s; no event goes to the disk, they wait in memory", error)
+            else:
+                log.error("%s; the default is used", error)
     return Options(**values)
 
 
@@ -96,7 +105,7 @@ def read_option(name: str, value: object) -> object:
 
 
 def _show(name: str, value: object) -> str:
-    return "(hidden)" if name == "proxy" else repr(value)[:80]
+    return "(hidden)" if name in ("proxy", "encryption_key") else repr(value)[:80]
 
 
 def default_spool_path(environ: Mapping[str, str] = os.environ) -> str:
@@ -203,6 +212,29 @@ def _events(value: object) -> int:
     return int(text)
 
 
+def _keys(value: object) -> tuple[bytes, ...]:
+    """Keys of 32 bytes, as bytes or as text: the first seals, all open."""
+    given = value.split(",") if isinstance(value, str) else value
+    if isinstance(given, bytes):
+        given = [given]
+    keys = tuple(map(_key, given)) if isinstance(given, (list, tuple)) else ()
+    if not keys or any(len(key) != _KEY_BYTES for key in keys):
+        raise ValueError("must be keys of 32 bytes in base64 or hex, with commas between")
+    return keys
+
+
+def _key(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    text = str(value).strip()
+    try:
+        if len(text) == 2 * _KEY_BYTES:
+            return bytes.fromhex(text)
+        return base64.b64decode(text.translate({45: 43, 95: 47}), validate=True)  # URL-safe too
+    except (ValueError, binascii.Error):
+        return b""
+
+
 def _workers(value: object) -> int:
     text = str(value).strip() if not isinstance(value, bool) else ""
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 64:
@@ -260,6 +292,7 @@ READERS: dict[str, Callable[[object], object]] = {
     "send_timeout": _seconds,
     "max_bytes": _bytes,
     "max_events": _events,
+    "encryption_key": _keys,
     "max_age": _timeout,
     "warn_age": _seconds,
     "overflow": _choice("drop_oldest", "drop_newest"),

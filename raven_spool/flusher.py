@@ -441,6 +441,7 @@ def open_spool(path: str, options: Options) -> Spool:
         overflow=options.overflow,
         group=options.group,
         warn_age_seconds=options.warn_age,
+        keys=options.encryption_key,
     )
 
 

@@ -147,7 +147,7 @@ def describe_stored(stored: Stored) -> dict[str, Any]:
         "size_bytes": len(event.body),
         "category": event.category,
         "level": described.level,
-        "title": described.title,
+        "title": "(encrypted)" if stored.key_id else described.title,
         "project": one_line(destination.project),
         "host": one_line(urlsplit(destination.base_url).netloc),
         "error": one_line(stored.reason) or None,

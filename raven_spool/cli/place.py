@@ -55,6 +55,7 @@ def open_spool(options: Options, *, creates: bool = False) -> Spool:
         mends=creates,
         group=options.group,
         warn_age_seconds=options.warn_age,
+        keys=options.encryption_key,
     )
 
 

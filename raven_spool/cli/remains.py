@@ -27,7 +27,7 @@ def explain_rest(spool: Spool, ending: Ending, trouble: str) -> tuple[Exit, str]
         return Exit.LATER, trouble or "another program disturbs the spool"
     held = [(destination, hold) for _, destination, hold in lanes if hold and _counts(hold, now)]
     if not held:
-        return Exit.LATER, _unheld(ending, lanes, trouble)
+        return Exit.LATER, _unheld(spool, ending, lanes, trouble)
     code = Exit.UNREACHABLE if any(_is_away(hold) for _, hold in held) else Exit.LATER
     reasons = list(dict.fromkeys(_reason(destination, hold, now) for destination, hold in held))
     if ending is Ending.OUT_OF_TIME:
@@ -66,8 +66,11 @@ def _stalled(spool: Spool, now: float) -> str:
 
 
 def _unheld(
-    ending: Ending, lanes: list[tuple[Lane, Destination, Lane | None]], trouble: str
+    spool: Spool, ending: Ending, lanes: list[tuple[Lane, Destination, Lane | None]], trouble: str
 ) -> str:
+    if spool.missing_keys:
+        names = ", ".join(sorted(spool.missing_keys))
+        return f"they are encrypted with a key that is not in RAVEN_SPOOL_ENCRYPTION_KEY: {names}"
     if ending is Ending.OUT_OF_TIME:
         return "the time is up"
     from raven_spool.backends import can_send

@@ -55,8 +55,18 @@ def _describe(stored: Stored) -> dict[str, Any]:
     }
 
 
+def _seal(stored: Stored) -> str:
+    return (
+        f"it is sealed with the key {stored.key_id}, which is not among those of "
+        "RAVEN_SPOOL_ENCRYPTION_KEY"
+    )
+
+
 def _print(stored: Stored, now: float) -> None:
-    for name, value in _rows(_describe(stored), now):
+    rows = [*_rows(_describe(stored), now)]
+    if stored.key_id:
+        rows.append(("encrypted", _seal(stored)))
+    for name, value in rows:
         click.echo(f"{name:<12} {value}".rstrip())
 
 
@@ -113,6 +123,8 @@ def _damage(key: int) -> str:
 
 def _print_body(stored: Stored) -> None:
     """For people spread out and with nothing that moves a terminal, else as it was captured."""
+    if stored.key_id:
+        raise Refusal(Exit.CONFIGURATION, f"event {stored.id} cannot be shown: {_seal(stored)}")
     if not stored.is_whole:
         raise Refusal(Exit.CORRUPT, f"event {stored.id} is damaged: {_damage(stored.id)}")
     try:

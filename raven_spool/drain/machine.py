@@ -51,6 +51,7 @@ from raven_spool.policy import Policy, expires_at
 from raven_spool.protocol import build_request
 from raven_spool.spool import Spool
 from raven_spool.spool.native import make_rlock
+from raven_spool.spool.sealing import key_id
 
 _PREFETCHED = 32
 _LINGER_SECONDS = 5.0
@@ -92,6 +93,7 @@ class Drain:
         self._leads_after_seconds = leads_after_seconds
         self._leads_ticks: float | None = None
         self._waiters = 0
+        self._passed_over = False  # the last look met events whose key is not here
         self._careful = 0  # sends that still go one at a time
         self._idle_ticks: float | None = None
         self._finish_ticks: float | None = None
@@ -244,6 +246,8 @@ class Drain:
             self._turns.count(claimed.lane)
             return self._send(claimed, now, ticks)
         self._outcomes.settle()
+        if self._passed_over:
+            return Wait(_LEAST_WAIT_SECONDS)  # they come last now: look what stood behind them
         return self._rest(now, ticks)
 
     def _decide_visit(self, hand: list[Send], now: float, ticks: float, own: int) -> None:
@@ -329,6 +333,7 @@ class Drain:
 
     def _refill(self, now: float, ticks: float) -> bool:
         """Claim from the open lanes. Returns whether anything was claimed."""
+        self._passed_over = False
         self.spool.silence_bell()  # before looking: a ring from now on is for the next look
         room = _PREFETCHED if self.limit is None else min(_PREFETCHED, self.limit)
         lanes = self.spool.lanes()
@@ -384,6 +389,8 @@ class Drain:
                 self._outcomes.bury(claimed, reason, now)
             elif not claimed.is_owed_a_try and expires_at(self.policy, claimed.event) <= now:
                 self._outcomes.bury(claimed, EXPIRED, now)
+            elif key_id(claimed.event):
+                self._passed_over = True
             elif self._can_send(claimed.destination.sender):
                 put(claimed)
         return {one.id for one in found}

@@ -21,6 +21,7 @@ from raven_spool.spool import fork, native
 from raven_spool.spool.lanes import LaneBook
 from raven_spool.spool.room import Room
 from raven_spool.spool.rows import Row
+from raven_spool.spool.sealing import Seal
 from raven_spool.spool.store import Reentered, Store
 from raven_spool.spool.stored import checksum
 
@@ -41,14 +42,16 @@ _LOOKS = 10
 
 class Ticket:
     __slots__ = (
-        "crc", "destination", "error", "event", "fate", "headers", "left", "row", "tried_after",
-        "wake",
+        "body", "crc", "destination", "error", "event", "fate", "headers", "left", "row",
+        "tried_after", "wake",
     )  # fmt: skip
 
-    def __init__(self, event: Event, destination: Destination) -> None:
+    def __init__(self, event: Event, destination: Destination, stored: Event) -> None:
+        """`stored`: the event as it may lie on the disk."""
         self.event = event
-        self.headers = _headers_text(event.headers)
-        self.crc = checksum(self.headers, event.body)
+        self.headers = _headers_text(stored.headers)
+        self.body = stored.body
+        self.crc = checksum(self.headers, self.body)
         self.destination = destination
         self.row = 0  # its id in the file once it is committed, or TURNED_AWAY
         self.left = False  # nobody waits for it any more
@@ -89,8 +92,11 @@ class Ticket:
 
 
 class Intake:
-    def __init__(self, store: Store, book: LaneBook, on_commit: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, book: LaneBook, seal: Seal, on_commit: Callable[[], None]
+    ) -> None:
         self._store = store
+        self._seal = seal
         self._on_commit = on_commit  # once a commit, not once an event
         self._book = book
         self._room = Room()
@@ -118,7 +124,7 @@ class Intake:
             SpoolError: the spool will not take it, now or soon; it does not wait.
         """
         waiting = self._waiting
-        ticket = Ticket(event, destination)
+        ticket = Ticket(event, destination, self._seal.close(event))
         self._check_room(event)
         try:
             waiting.append(ticket)
@@ -239,10 +245,10 @@ class Intake:
             timestamp=event.created_at,
             event_id=event.event_id,
             endpoint=event.endpoint,
-            size=len(event.body),
+            size=len(ticket.body),
             crc=ticket.crc,
             headers=ticket.headers,
-            data=event.body,
+            data=ticket.body,
         )
 
     # -- the keeper's part --------------------------------------------------------------------

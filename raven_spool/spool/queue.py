@@ -319,6 +319,17 @@ class EventQueue(SQLiteAckQueue):
         return f"UPDATE {self._table_name} SET deaths = 0 WHERE _id = ?", (key,)
 
     @with_conditional_transaction
+    def pass_over(
+        self, ids: Sequence[int], due: float, reason: str
+    ) -> tuple[str, tuple[float, str, str]]:
+        """Behind all others until then; no attempt is counted."""
+        sql = (
+            f"UPDATE {self._table_name} SET due = ?, reason = ? "
+            "WHERE status < 2 AND _id IN (SELECT value FROM json_each(?))"
+        )
+        return sql, (due, reason, json.dumps(ids))
+
+    @with_conditional_transaction
     def forget_due(self) -> tuple[str, tuple[()]]:
         """Every ready event may be tried at once. By lanes, so that the index is used."""
         lanes = "SELECT id FROM lanes"

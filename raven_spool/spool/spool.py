@@ -17,8 +17,9 @@ from raven_spool.spool.limits import Limits
 from raven_spool.spool.places import MEMORY
 from raven_spool.spool.room import go_beyond, used_pages
 from raven_spool.spool.rows import StoredRow
+from raven_spool.spool.sealing import Seal, key_id
 from raven_spool.spool.store import PAGE_BYTES, Store
-from raven_spool.spool.stored import Key, Stored, is_whole, read_event, read_key, read_stored
+from raven_spool.spool.stored import Key, Stored, open_event, read_key, read_stored
 from raven_spool.spool.wake import Bell
 from raven_spool.spool.watchdog import Watchdog, read_alarm
 
@@ -30,6 +31,8 @@ log = logging.getLogger("raven.spool")
 
 _PATIENCE_SECONDS = 1.0  # of the drain and the tools; `send` has its own
 _KILLS_WITHIN_SECONDS = 0.1
+_PASSED_OVER_SECONDS = 300.0
+_NO_KEY = "sealed with a key that is not here (encryption_key): id"
 _CLAIM_BYTES = 1 << 20  # what a claim may bring into memory, one event at least
 _IN_STATE = {None: "1", State.READY: "status < 2", State.DEAD: "status >= 2"}
 
@@ -52,18 +55,22 @@ class Spool:
         mends: bool = True,
         group: int | None = None,
         warn_age_seconds: float = 0.0,
+        keys: Sequence[bytes] = (),
     ) -> None:
         """`max_bytes`, `max_events`, `overflow`: what is given becomes the rule of all processes
         that share the spool; the rest is as others have set it.
         `mends`: a broken file is left as it lies and a fresh one begun; else SpoolCorrupt.
         `group`: the id of the group whose members share the directory. `warn_age_seconds`: how
-        long an event may wait before the watchdog tells; 0: it never does."""
+        long an event may wait before the watchdog tells; 0: it never does.
+        `keys`: the first seals what is enqueued, all open what is read; none: in the clear."""
         self.path = path
         self._mends = mends
         limits = Limits(max_bytes=max_bytes, max_events=max_events, overflow=overflow)
         self._store = Store(path, fsync=fsync, limits=limits, group=group)
         self._book = LaneBook()
-        self._intake = Intake(self._store, self._book, self._committed)
+        self._seal = Seal(keys)
+        self.missing_keys: set[str] = set()  # ids of keys that were asked for in vain
+        self._intake = Intake(self._store, self._book, self._seal, self._committed)
         self.keeper = Keeper(
             self._store, self._intake, syncs=fsync == "everysec" and path != MEMORY
         )
@@ -177,25 +184,47 @@ class Spool:
         if found is None:
             return []
         rows, destination, generation = found
-        whole = [row for row in rows if is_whole(row)]
-        if len(whole) < len(rows):
-            broken = [row.id for row in rows if not is_whole(row)]
-            reason = "damaged on disk (its checksum does not match)"
+        opened = [(row, open_event(row, lane.category, self._seal)) for row in rows]
+        broken = [row.id for row, event in opened if event is None]
+        if broken:
+            reason = "damaged on disk (its checksum or its seal does not match)"
             self.bury(broken, reason, now, generation=generation)
+        self._pass_over(opened, now, generation)
         return [
             Claimed(
                 id=row.id,
                 generation=generation,
                 lane=row.lane,
                 destination=destination,
-                event=read_event(row, lane.category),
+                event=event,
                 attempts=row.attempts,
                 last_unanswered=bool(row.unanswered),
                 deaths=row.deaths,
                 is_owed_a_try=row.status == schema.READY and row.attempts == 0,
             )
-            for row in whole
+            for row, event in opened
+            if event is not None
         ]
+
+    def _pass_over(
+        self, opened: list[tuple[StoredRow, Event | None]], now: float, generation: str
+    ) -> None:
+        """What is sealed with a key that this process has not must not stand in front of what can
+        be sent: it comes last for a while, and `flush` brings it back at once.
+
+        Crash:
+            Before the commit it stands where it stood.
+        """
+        sealed = {row.id: name for row, event in opened if event and (name := key_id(event))}
+        self.missing_keys.update(sealed.values())
+
+        def pass_over(queue: "EventQueue") -> None:
+            for name in set(sealed.values()):
+                ids = [key for key in sealed if sealed[key] == name]
+                queue.pass_over(ids, now + _PASSED_OVER_SECONDS, f"{_NO_KEY} {name}")
+
+        if sealed:
+            self._write_in(generation, pass_over)
 
     def lane_of(self, key: int) -> int | None:
         """The lane of a ready event, None if it is ready no more."""
@@ -417,7 +446,7 @@ class Spool:
         for row in rows:
             lane, destination = by_lane[row.lane]
             held = max(lane, whole[lane.destination_id], key=lambda one: one.open_at)
-            stored.append(read_stored(row, lane.category, held, destination))
+            stored.append(read_stored(row, lane.category, held, destination, self._seal))
         return stored
 
     def list_keys(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from raven_spool.model import Destination, Event, Headers, Lane, State
 from raven_spool.spool.rows import StoredRow
+from raven_spool.spool.sealing import Seal, Tampered, key_id
 
 
 class Key(NamedTuple):
@@ -35,6 +36,7 @@ class Stored:
     reason: str
     history: tuple[tuple[float, str], ...]
     is_whole: bool  # False: its bytes on disk have changed
+    key_id: str | None  # of the key that it is sealed with, which this process has not
 
 
 def checksum(headers: str, body: bytes) -> int:
@@ -68,15 +70,28 @@ def _read_headers(text: str) -> Headers:
     return tuple((name, value) for name, value in json.loads(text))
 
 
-def read_stored(row: StoredRow, category: str, held: Lane, destination: Destination) -> Stored:
+def open_event(row: StoredRow, category: str, seal: Seal) -> Event | None:
+    """The event of a row, opened if this process has its key; None: its bytes have changed."""
+    if not is_whole(row):
+        return None
+    try:
+        return seal.open(read_event(row, category))
+    except Tampered:
+        return None
+
+
+def read_stored(
+    row: StoredRow, category: str, held: Lane, destination: Destination, seal: Seal
+) -> Stored:
     """`held` is what keeps the event longest: its lane, or the lane of its destination."""
-    ready, whole = row.status < 2, is_whole(row)
+    event = open_event(row, category, seal)
+    ready, whole = row.status < 2, event is not None
     if not whole:
         row = row._replace(headers="[]")  # damaged on disk: shown, but not taken at its word
     return Stored(
         id=row.id,
         state=State.READY if ready else State.DEAD,
-        event=read_event(row, category),
+        event=event or read_event(row, category),
         destination=destination,
         attempts=row.attempts,
         next_attempt_at=max(row.due, held.open_at) or row.timestamp if ready else None,
@@ -84,4 +99,5 @@ def read_stored(row: StoredRow, category: str, held: Lane, destination: Destinat
         reason=row.reason or (held.reason if ready else ""),
         history=tuple((at, what) for at, what in json.loads(row.history)),
         is_whole=whole,
+        key_id=None if event is None else key_id(event),
     )

@@ -30,6 +30,8 @@ class SpoolTransport(SpoolingTransport):
             sends one in eight takes the oldest.
         max_age: seconds after which an undelivered event becomes a dead letter.
         warn_age: seconds an event may wait before the log tells it, once; 0: never.
+        encryption_key: 32 bytes in base64 or hex, or several with commas between: the first seals
+            the bodies in the spool, all open them. Needs the extra `encryption`.
         group: a group, by name or number, whose members share the spool.
         overflow: "drop_oldest" or "drop_newest" when one of the two is reached. All three hold
             for every program that shares the spool; the last to be given a value sets it.

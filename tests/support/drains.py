@@ -26,7 +26,7 @@ class Process:
 
     def __init__(self, path, *, workers=1, now=NOW, **options):
         self.now, self.ticks = now, 5000.0
-        self.spool = Spool(str(path), fsync="no")
+        self.spool = Spool(str(path), fsync="no", keys=options.pop("keys", ()))
         policy = options.pop("policy", None) or Policy(wait=tenacity.wait_fixed(BACKOFF_SECONDS))
         self.drain = Drain(self.spool, policy, workers=workers, **options)
         self._waits = False
