@@ -30,6 +30,7 @@ STRINGS = {
     "send_timeout": "0.02",
     "max_bytes": "2GB",
     "max_events": "100000",
+    "encryption_key": "00" * 32,
     "max_age": "12h",
     "warn_age": "90m",
     "overflow": "drop_newest",
@@ -47,6 +48,7 @@ VALUES = {
     "send_timeout": 0.02,
     "max_bytes": 2 << 30,
     "max_events": 100_000,
+    "encryption_key": (bytes(32),),
     "max_age": 12 * 3600.0,
     "warn_age": 5400.0,
 }
