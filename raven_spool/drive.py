@@ -228,7 +228,7 @@ def _say_why(error: SpoolError) -> Failure:
 
 def _blame_sender(name: str, error: Exception) -> Failure:
     return Failure(
-        fault=Fault.GARBAGE,
+        fault=Fault.RAISED,
         message=f"the sender {name} raised {type(error).__name__}",
         maybe_delivered=True,
     )

@@ -114,6 +114,7 @@ class Fault(Enum):
     TIMEOUT = "timeout"
     RESET = "reset"  # closed before or in the middle of the answer
     GARBAGE = "garbage"  # not HTTP
+    RAISED = "raised"  # the sender did; the event may be to blame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

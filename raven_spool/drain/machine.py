@@ -42,7 +42,7 @@ from typing import Any
 
 from raven_spool.drain.board import Board
 from raven_spool.drain.news import News
-from raven_spool.drain.outcomes import UNACKED, Counts, Delivered, Died, Outcomes
+from raven_spool.drain.outcomes import DEATHS, UNACKED, Counts, Delivered, Died, Outcomes
 from raven_spool.drain.sweep import EXPIRED, Sweeper
 from raven_spool.drain.turns import Turns
 from raven_spool.errors import SpoolBusy, SpoolError
@@ -59,7 +59,6 @@ _PARKED_SECONDS = 600.0
 _TICK_SECONDS = 2.0  # a leader that waits says so at least this often
 _FOLLOW_SECONDS = 0.5  # and up to twice that: take-over within a second, 100 processes cheap
 _TROUBLE_SECONDS = 1.0
-_DEATHS = 3
 _LEAST_WAIT_SECONDS = 0.01
 _END_PATIENCE_SECONDS = 2.0
 
@@ -237,14 +236,16 @@ class Drain:
             return Stop("stopped")
         if self._is_too_young(ticks) or not self._lead():
             return self._follow()
-        if self._outcomes.must_settle(ticks):
+        # While events go one at a time each is acked before the next is begun: else one that was
+        # delivered counts as dying with the one that kills us, and three times so is buried.
+        if self._careful or self._outcomes.must_settle(ticks):
             self._outcomes.settle()
         claimed = self._pick()
         if claimed is None and self._refill(now, ticks):
             claimed = self._pick()
         if claimed is not None:
             self._turns.count(claimed.lane)
-            return self._send(claimed, now, ticks)
+            return self._send(claimed, now, ticks) or Wait(_LEAST_WAIT_SECONDS)
         self._outcomes.settle()
         if self._passed_over:
             return Wait(_LEAST_WAIT_SECONDS)  # they come last now: look what stood behind them
@@ -315,8 +316,13 @@ class Drain:
 
     def _send(
         self, claimed: Claimed, now: float, ticks: float, hand: list[Send] | None = None
-    ) -> Send:
-        request = build_request(claimed.event, claimed.destination, now)
+    ) -> Send | None:
+        try:
+            request = build_request(claimed.event, claimed.destination, now)
+        except Exception as error:  # noqa: BLE001 whatever a stored row holds, it blocks nobody
+            reason = f"no request can be made of it ({type(error).__name__})"
+            self._outcomes.bury(claimed, reason, now)
+            return None
         if self._careful:
             self._careful -= 1
             self.spool.note_start(claimed)
@@ -384,7 +390,7 @@ class Drain:
             of_newest=of_newest,
         )
         for claimed in found:
-            if claimed.deaths >= _DEATHS:
+            if claimed.deaths >= DEATHS:
                 reason = f"ended the flusher that sent it, {claimed.deaths} times"
                 self._outcomes.bury(claimed, reason, now)
             elif not claimed.is_owed_a_try and expires_at(self.policy, claimed.event) <= now:

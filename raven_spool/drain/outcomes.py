@@ -14,6 +14,7 @@ from raven_spool.model import (
     Discard,
     Event,
     Failure,
+    Fault,
     Outcome,
     Response,
     Retry,
@@ -26,6 +27,7 @@ from raven_spool.spool import Spool
 
 UNACKED = 32  # answered events that a crash may send again, beside one a worker
 _LEAST_KEY = 6  # a shorter one is no secret, and would make any text unreadable
+DEATHS = 3  # flushers and senders that one event may be the end of
 _SETTLE_SECONDS = 0.25  # `ls` must not show for long what was delivered
 
 Delivered = Callable[[Event], None]
@@ -76,6 +78,9 @@ class Outcomes:
             now=now,
         )
         verdict = _without_keys(verdict, claimed.destination)
+        if isinstance(verdict, Retry) and claimed.deaths and _has_raised(outcome):
+            self._blame(claimed, verdict.reason, now)
+            return
         if isinstance(verdict, Ack):
             self._keep(claimed, ticks)  # first: should the spool fail us below, it is not resent
         if isinstance(outcome, Response):
@@ -87,6 +92,17 @@ class Outcomes:
             is_buried = isinstance(verdict, Bury)
             self._back_off(claimed, trouble, outcome, sent_ticks, now, ticks, is_buried=is_buried)
         self._place(claimed, verdict, now)
+
+    def _blame(self, claimed: Claimed, reason: str, now: float) -> None:
+        """A sender raised at it again: it is not the destination's doing."""
+        deaths = claimed.deaths + 1
+        if deaths >= DEATHS:
+            self.bury(claimed, f"{reason}, {deaths} times", now)
+            return
+        rest = backoff_seconds(self._policy, claimed.attempts + 1)
+        self._spool.nack(
+            claimed, now=now, due=now + rest, what=reason, unanswered=True, deaths=deaths
+        )
 
     def _keep(self, claimed: Claimed, ticks: float) -> None:
         if not self.answered:
@@ -160,6 +176,7 @@ class Outcomes:
                 due=0.0 if trouble.same_next else now + rest,
                 what=trouble.reason,
                 unanswered=isinstance(outcome, Failure) and outcome.maybe_delivered,
+                deaths=int(_has_raised(outcome)),
             )
         failures = destination.lane.failures + 1
         self._spool.hold(
@@ -224,6 +241,10 @@ def _hide_keys(text: str, destination: Destination) -> str:
         if key and len(key) >= _LEAST_KEY:
             text = text.replace(key, "[hidden]")
     return text
+
+
+def _has_raised(outcome: Outcome) -> bool:
+    return isinstance(outcome, Failure) and outcome.fault is Fault.RAISED
 
 
 def _trouble_in(verdict: Verdict) -> Retry | None:

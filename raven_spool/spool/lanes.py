@@ -1,7 +1,8 @@
 """Destinations and lanes: which row an event belongs to, and what holds it back."""
 
 import json
-from dataclasses import asdict
+import math
+from dataclasses import MISSING, Field, asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from raven_spool.model import Destination, Lane
@@ -9,7 +10,13 @@ from raven_spool.model import Destination, Lane
 if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue
 
-_LANE_COLUMNS = "id, destination, category, open_at, hold_seconds, hold, reason, failures, ready"
+# Cast, as the columns of events are (rows.py).
+_LANE_COLUMNS = (
+    "id, CAST(destination AS INTEGER), CAST(category AS TEXT), CAST(open_at AS REAL), "
+    "CAST(hold_seconds AS REAL), CAST(hold AS TEXT), CAST(reason AS TEXT), "
+    "CAST(failures AS INTEGER), CAST(ready AS INTEGER)"
+)
+LOST = Destination(base_url="", project="", public_key="")
 
 
 class LaneBook:
@@ -38,10 +45,10 @@ class LaneBook:
         self._follow(queue)
         found = self._destinations.get(destination_id)
         if found is None:
-            (settings,) = queue.connection.execute(
+            row = queue.connection.execute(
                 "SELECT settings FROM destinations WHERE id = ?", (destination_id,)
             ).fetchone()
-            found = Destination(**json.loads(settings))
+            found = read_destination(row[0] if row else None)
             self._destinations[destination_id] = found
         return found
 
@@ -50,6 +57,27 @@ class LaneBook:
             self._queue = queue
             self._lanes.clear()
             self._destinations.clear()
+
+
+def read_destination(settings: object) -> Destination:
+    """LOST, where nothing can be sent by what is stored."""
+    try:
+        found = json.loads(settings) if isinstance(settings, str) else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        return LOST
+    known = {field: found[field.name] for field in fields(Destination) if field.name in found}
+    required = {field.name for field in fields(Destination) if field.default is MISSING}
+    if not (required <= found.keys() and all(_fits(*one) for one in known.items())):
+        return LOST
+    return Destination(**{field.name: value for field, value in known.items()})
+
+
+def _fits(field: "Field[Any]", value: object) -> bool:
+    if field.type is float:
+        return isinstance(value, int | float) and 0 <= value < math.inf
+    return isinstance(value, field.type)  # type: ignore[arg-type]
 
 
 def _make_lane(queue: "EventQueue", destination: Destination, category: str) -> int:
@@ -71,7 +99,29 @@ def _make_lane(queue: "EventQueue", destination: Destination, category: str) -> 
 
 def read_lanes(queue: "EventQueue") -> list[Lane]:
     rows = queue.connection.execute(f"SELECT {_LANE_COLUMNS} FROM lanes ORDER BY id")
-    return [Lane(**dict(zip(_FIELDS, row, strict=True))) for row in rows]
+    return _complete([Lane(**dict(zip(_FIELDS, row, strict=True))) for row in rows])
+
+
+def _complete(found: list[Lane]) -> list[Lane]:
+    """Each destination has its lane, also where a damaged page held that."""
+    whole = {lane.destination_id for lane in found if not lane.category}
+    missing = {lane.destination_id for lane in found} - whole
+    return found + [lost_lane(-1 - destination, destination, "") for destination in missing]
+
+
+def lost_lane(lane_id: int, destination_id: int, category: str) -> Lane:
+    """Stands for one whose row is gone."""
+    return Lane(
+        id=lane_id,
+        destination_id=destination_id,
+        category=category,
+        open_at=0.0,
+        hold_seconds=0.0,
+        hold="",
+        reason="",
+        failures=0,
+        ready=0,
+    )
 
 
 _FIELDS = (

@@ -41,6 +41,10 @@ class Place(Protocol):
 
     def directory(self, generation: str) -> str: ...
 
+    def stamp(self, generation: str) -> str:
+        """Its name, and after a dot what tells this file from a backup put in its place: the same
+        ids are other events there."""
+
     def capacity_bytes(self) -> int:
         """The size of what it lies on."""
 
@@ -95,6 +99,9 @@ class DiskPlace:
 
     def directory(self, generation: str) -> str:
         return os.path.join(self.path, generation)
+
+    def stamp(self, generation: str) -> str:
+        return f"{generation}.{os.stat(os.path.join(self.directory(generation), DATABASE)).st_ino}"
 
     def locate(self) -> str | None:
         generation = read_current(self._current)
@@ -184,6 +191,9 @@ class MemoryPlace:
 
     def directory(self, generation: str) -> str:
         return MEMORY
+
+    def stamp(self, generation: str) -> str:
+        return generation
 
     def capacity_bytes(self) -> int:
         return sys.maxsize

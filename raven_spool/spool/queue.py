@@ -11,6 +11,7 @@ finds one half done. Callers hold the spool's lock, and the gate for what writes
 """
 
 import contextlib
+import functools
 import json
 import logging
 import sqlite3
@@ -22,12 +23,16 @@ from persistqueue.sqlackqueue import SQLiteAckQueue
 from persistqueue.sqlbase import with_conditional_transaction
 
 from raven_spool.spool import schema
-from raven_spool.spool.rows import Row, StoredRow
+from raven_spool.spool.rows import KEY_COLUMNS, STORED_COLUMNS, Row, StoredRow
 
 _KEPT_ATTEMPTS = 20
 _KEPT_GRAVES = 10_000
 _FARTHEST_SECONDS = 3600.0  # the longest back-off there is (policy.py)
 _READ_TIMEOUT_SECONDS = 0.1  # writes are gated; this is for foreign tools with the file open
+
+# One text on a damaged page must not keep the rest of its rows from being read. Without a Python
+# frame, as everything under the store's lock.
+READABLE_TEXT = functools.partial(str, encoding="utf-8", errors="replace")
 
 
 # persist-queue logs under our lock; an application's handler may send that, and would wait for
@@ -78,6 +83,7 @@ class EventQueue(SQLiteAckQueue):
             timeout=_READ_TIMEOUT_SECONDS,
             serializer=RawSerializer,
         )
+        self._conn.text_factory = READABLE_TEXT
         # Its lock is one more that a signal could leave locked, and ours is held already.
         self.tran_lock = contextlib.nullcontext()  # type: ignore[assignment]
 
@@ -181,13 +187,13 @@ class EventQueue(SQLiteAckQueue):
 
     def lane_of(self, key: int) -> int | None:
         row = self.connection.execute(
-            f"SELECT lane FROM {self._table_name} WHERE _id = ? AND status < 2", (key,)
+            f"SELECT CAST(lane AS INTEGER) FROM {self._table_name} WHERE _id = ? AND status < 2", (key,)
         ).fetchone()
         return None if row is None else int(row[0])
 
     def next_due(self, lane: int) -> float | None:
         row = self.connection.execute(
-            f"SELECT due FROM {self._table_name} WHERE lane = ? AND status < 2 "
+            f"SELECT CAST(due AS REAL) FROM {self._table_name} WHERE lane = ? AND status < 2 "
             "ORDER BY due LIMIT 1",
             (lane,),
         ).fetchone()
@@ -226,14 +232,13 @@ class EventQueue(SQLiteAckQueue):
     ) -> list[tuple[int, int, int, float, str]]:
         """Without the payload, whose pages a search would have to read."""
         return self.connection.execute(
-            f"SELECT _id, status, lane, timestamp, event_id FROM {self._table_name} "
+            f"SELECT {KEY_COLUMNS} FROM {self._table_name} "
             f"WHERE {where} AND _id > ? ORDER BY _id LIMIT ?",
             (after_id, limit),
         ).fetchall()
 
     def _stored(self, where: str) -> str:
-        columns = ", ".join(("_id", *StoredRow._fields[1:]))
-        return f"SELECT {columns} FROM {self._table_name} WHERE {where}"
+        return f"SELECT {STORED_COLUMNS} FROM {self._table_name} WHERE {where}"
 
     def oldest_at(self) -> float | None:
         """When the oldest ready event was captured, found by lane: a million dead letters in
@@ -243,7 +248,7 @@ class EventQueue(SQLiteAckQueue):
             "AND due {} ORDER BY due, _id LIMIT 1"
         )
         row = self.connection.execute(
-            f"SELECT MIN(timestamp) FROM {self._table_name} WHERE _id IN "
+            f"SELECT MIN(MIN(CAST(timestamp AS REAL), 4e9)) FROM {self._table_name} WHERE _id IN "
             f"(SELECT ({first.format('= 0')}) FROM lanes WHERE ready > 0 "
             f"UNION SELECT ({first.format('> 0')}) FROM lanes WHERE ready > 0)"
         ).fetchone()
@@ -298,16 +303,17 @@ class EventQueue(SQLiteAckQueue):
 
     @with_conditional_transaction
     def note_attempt(
-        self, key: int, at: float, what: str, due: float, unanswered: bool
+        self, key: int, at: float, what: str, due: float, unanswered: bool, deaths: int
     ) -> tuple[str, tuple[Any, ...]]:
         sql = (
-            f"UPDATE {self._table_name} SET attempts = attempts + 1, deaths = 0, due = ?, "
+            f"UPDATE {self._table_name} SET attempts = attempts + 1, deaths = ?, due = ?, "
             "unanswered = ?, reason = ?, history = json_insert("
-            f"CASE WHEN json_array_length(history) >= {_KEPT_ATTEMPTS} "
+            "CASE WHEN NOT json_valid(history) THEN '[]' "
+            f"WHEN json_array_length(history) >= {_KEPT_ATTEMPTS} "
             "THEN json_remove(history, '$[0]') ELSE history END, '$[#]', json_array(?, ?)) "
             "WHERE _id = ?"
         )
-        return sql, (due, int(unanswered), what, at, what, key)
+        return sql, (deaths, due, int(unanswered), what, at, what, key)
 
     @with_conditional_transaction
     def note_start(self, key: int) -> tuple[str, tuple[int]]:

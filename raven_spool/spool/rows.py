@@ -35,3 +35,17 @@ class StoredRow(NamedTuple):
     history: str
     headers: str
     data: bytes
+
+
+_TYPES = {int: "INTEGER", float: "REAL", str: "TEXT", bytes: "BLOB"}
+
+
+def _cast(fields: tuple[str, ...]) -> str:
+    """SQLite keeps any type in any column: what a damaged page holds comes as the type we expect,
+    if need be as a 0."""
+    types = StoredRow.__annotations__
+    return ", ".join(f"CAST(IFNULL({name}, '') AS {_TYPES[types[name]]})" for name in fields)
+
+
+STORED_COLUMNS = f"_id, {_cast(StoredRow._fields[1:])}"
+KEY_COLUMNS = f"_id, {_cast(('status', 'lane', 'timestamp', 'event_id'))}"

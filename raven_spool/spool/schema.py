@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS {table_name} (
     lane INTEGER NOT NULL,
     due REAL NOT NULL DEFAULT 0,         -- 0: in order of arrival; else not before; dead: since
     attempts INTEGER NOT NULL DEFAULT 0, -- finished ones that counted
-    deaths INTEGER NOT NULL DEFAULT 0,   -- flushers that ended without a word while sending it
+    deaths INTEGER NOT NULL DEFAULT 0,   -- sends of it that ended a flusher, or raised
     unanswered INTEGER NOT NULL DEFAULT 0,
     timestamp REAL NOT NULL,             -- created_at
     event_id TEXT NOT NULL,

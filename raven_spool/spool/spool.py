@@ -33,8 +33,13 @@ _PATIENCE_SECONDS = 1.0  # of the drain and the tools; `send` has its own
 _KILLS_WITHIN_SECONDS = 0.1
 _PASSED_OVER_SECONDS = 300.0
 _NO_KEY = "sealed with a key that is not here (encryption_key): id"
+_DAMAGED = "damaged on disk (its checksum or its seal does not match, or it is no event)"
+_LOST = "its destination cannot be read: `raven-spool retry --dsn` names another"
 _CLAIM_BYTES = 1 << 20  # what a claim may bring into memory, one event at least
 _IN_STATE = {None: "1", State.READY: "status < 2", State.DEAD: "status >= 2"}
+
+
+_NOWHERE = (lanes.lost_lane(0, 0, "error"), lanes.LOST)
 
 
 class Spool:
@@ -184,11 +189,13 @@ class Spool:
         if found is None:
             return []
         rows, destination, generation = found
+        if destination is lanes.LOST:
+            self.bury([row.id for row in rows], _LOST, now, generation=generation)
+            return []
         opened = [(row, open_event(row, lane.category, self._seal)) for row in rows]
         broken = [row.id for row, event in opened if event is None]
         if broken:
-            reason = "damaged on disk (its checksum or its seal does not match)"
-            self.bury(broken, reason, now, generation=generation)
+            self.bury(broken, _DAMAGED, now, generation=generation)
         self._pass_over(opened, now, generation)
         return [
             Claimed(
@@ -271,16 +278,25 @@ class Spool:
         self.keeper.committed()
 
     def nack(
-        self, claimed: Claimed, *, now: float, due: float, what: str, unanswered: bool
+        self,
+        claimed: Claimed,
+        *,
+        now: float,
+        due: float,
+        what: str,
+        unanswered: bool,
+        deaths: int = 0,
     ) -> None:
         """Not delivered: count the attempt, note what happened, try again at `due` (0: in turn).
+
+        `deaths`: how many senders in a row it was the end of.
 
         Crash:
             Before the commit the attempt is not counted.
         """
         self._write_in(
             claimed.generation,
-            lambda queue: queue.note_attempt(claimed.id, now, what, due, unanswered),
+            lambda queue: queue.note_attempt(claimed.id, now, what, due, unanswered, deaths),
         )
 
     def note_start(self, claimed: Claimed) -> None:
@@ -348,7 +364,7 @@ class Spool:
         def move(queue: "EventQueue") -> int:
             categories = {lane.id: lane.category for lane in lanes.read_lanes(queue)}
             ways = {
-                lane: self._book.lane_id(queue, destination, categories[lane])
+                lane: self._book.lane_id(queue, destination, categories.get(lane) or "error")
                 for lane in queue.lanes_of(ids)
             }
             queue.reroute(ids, ways)
@@ -444,8 +460,8 @@ class Spool:
         whole = {lane.destination_id: lane for lane, _ in found if not lane.category}
         stored = []
         for row in rows:
-            lane, destination = by_lane[row.lane]
-            held = max(lane, whole[lane.destination_id], key=lambda one: one.open_at)
+            lane, destination = by_lane.get(row.lane, _NOWHERE)
+            held = max(lane, whole.get(lane.destination_id, lane), key=lambda one: one.open_at)
             stored.append(read_stored(row, lane.category, held, destination, self._seal))
         return stored
 
@@ -527,7 +543,7 @@ class Spool:
             log.error(
                 "%s; a fresh file was begun and the old one left in %s",
                 error,
-                os.path.join(self.path, broken),
+                os.path.join(self.path, broken.partition(".")[0]),
             )
 
 

@@ -240,7 +240,9 @@ class Store:
         if generation is None:
             self._begin()
         else:
-            self.generation = generation  # first: `quarantine` asks which one was found broken
+            self.generation = self._place.stamp(
+                generation
+            )  # first: `quarantine` asks which one was found broken
             self._queue = self._connect(generation)
             if self._agree_on_limits(self._queue):
                 with contextlib.suppress(OSError):
@@ -253,7 +255,7 @@ class Store:
         self._place.publish(generation)
         # Last: a signal that throws us out before must not leave a file in use that no other
         # process finds.
-        self.generation, self._queue = generation, queue
+        self.generation, self._queue = self._place.stamp(generation), queue
 
     def _connect(self, generation: str) -> "EventQueue":
         return load_queue()(
@@ -330,7 +332,8 @@ class Store:
 
     def _live(self) -> str:
         try:
-            return self._place.locate() or ""
+            generation = self._place.locate()
+            return self._place.stamp(generation) if generation else ""
         except SpoolCorrupt:
             return self.generation
 

@@ -10,6 +10,9 @@ from raven_spool.model import Destination, Event, Headers, Lane, State
 from raven_spool.spool.rows import StoredRow
 from raven_spool.spool.sealing import Seal, Tampered, key_id
 
+_ENDPOINTS = ("store", "envelope")
+_YEAR_10000 = 253402300800.0
+
 
 class Key(NamedTuple):
     """What names one stored event, and where it stands: cheap to have of a million."""
@@ -51,7 +54,7 @@ def is_whole(row: StoredRow) -> bool:
 def read_key(row: tuple[int, int, int, float, str], generation: str) -> Key:
     key, status, lane, created_at, event_id = row
     state = State.READY if status < 2 else State.DEAD
-    return Key(key, state, lane, created_at, event_id, generation)
+    return Key(key, state, lane, _instant(created_at), event_id, generation)
 
 
 def read_event(row: StoredRow, category: str) -> Event:
@@ -61,23 +64,39 @@ def read_event(row: StoredRow, category: str) -> Event:
         endpoint=row.endpoint,
         headers=_read_headers(row.headers),
         body=row.data,
-        created_at=row.timestamp,
+        created_at=_instant(row.timestamp),
     )
+
+
+def _instant(at: float) -> float:
+    """What no clock says is no instant: infinity, the year 10,000."""
+    return at if 0 <= at < _YEAR_10000 else 0.0
 
 
 @functools.lru_cache(maxsize=256)
 def _read_headers(text: str) -> Headers:
-    return tuple((name, value) for name, value in json.loads(text))
+    pairs = tuple((name, value) for name, value in json.loads(text))
+    if not all(isinstance(part, str) for pair in pairs for part in pair):
+        raise ValueError("headers are pairs of texts")
+    return pairs
 
 
 def open_event(row: StoredRow, category: str, seal: Seal) -> Event | None:
-    """The event of a row, opened if this process has its key; None: its bytes have changed."""
-    if not is_whole(row):
+    """The event of a row, opened if this process has its key; None: its bytes have changed, or it
+    never was an event."""
+    if not is_whole(row) or row.endpoint not in _ENDPOINTS:
         return None
     try:
         return seal.open(read_event(row, category))
-    except Tampered:
+    except (Tampered, ValueError, TypeError, RecursionError):  # all but the first: its headers
         return None
+
+
+def _read_history(text: str) -> tuple[tuple[float, str], ...]:
+    try:
+        return tuple((_instant(float(at)), str(what)) for at, what in json.loads(text))
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return ()
 
 
 def read_stored(
@@ -94,10 +113,12 @@ def read_stored(
         event=event or read_event(row, category),
         destination=destination,
         attempts=row.attempts,
-        next_attempt_at=max(row.due, held.open_at) or row.timestamp if ready else None,
-        dead_at=None if ready else row.due,
+        next_attempt_at=_instant(max(row.due, held.open_at)) or _instant(row.timestamp)
+        if ready
+        else None,
+        dead_at=None if ready else _instant(row.due),
         reason=row.reason or (held.reason if ready else ""),
-        history=tuple((at, what) for at, what in json.loads(row.history)),
+        history=_read_history(row.history),
         is_whole=whole,
         key_id=None if event is None else key_id(event),
     )
