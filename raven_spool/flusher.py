@@ -57,6 +57,7 @@ class Flusher:
         self._refuges: dict[str, Flusher] = {}
         self._homing: Any = native.make_lock()
         self._warned_at = 0.0
+        self._counted_at_home: dict[tuple[Destination, str], int] = {}  # of a refuge's drops
         self._told_overflow: dict[str, tuple[int, float]] = {}
         if spool.path != MEMORY:
             spool.keeper.refuge = self._enqueue_in_memory
@@ -174,6 +175,30 @@ class Flusher:
                 if not self.spool.enqueue(stored.event, stored.destination):
                     return
                 refuge.spool.drop([stored.id], "moved")
+        self._count_at_home(refuge)
+
+    def _count_at_home(self, refuge: "Flusher") -> None:
+        """What memory had no room for goes into the spool's ledger.
+
+        Crash:
+            What is not entered yet is lost with what was in memory.
+        """
+        counted = refuge._counted_at_home
+        for destination, category, dropped in refuge.spool.overflows():
+            lane = (destination, category)
+            new = dropped - counted.get(lane, 0)
+            if new > 0:
+                self.spool.count_overflow(destination, category, new)
+                counted[lane] = dropped
+
+    @property
+    def _dropped_in_memory(self) -> int:
+        """Events that memory had no room for and no ledger knows of yet."""
+        refuge = self._refuge
+        if refuge is None:
+            return 0
+        dropped = sum(events for _, _, events in refuge.spool.overflows())
+        return dropped - sum(refuge._counted_at_home.values())
 
     @property
     def _refuge(self) -> "Flusher | None":
@@ -217,7 +242,8 @@ class Flusher:
             if self._refuge is None:
                 raise
             counts = self._refuge.spool.stats()
-        return {**counts, "volatile": self.volatile}
+        in_memory = {"volatile": self.volatile, "dropped_in_memory": self._dropped_in_memory}
+        return {**counts, **in_memory}
 
     # -- running ------------------------------------------------------------------------------
 

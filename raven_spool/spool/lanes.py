@@ -193,6 +193,12 @@ def count_kept(queue: "EventQueue") -> int:
     return int(kept)
 
 
+def count_overflows(queue: "EventQueue") -> dict[int, int]:
+    """Events dropped for want of room, by lane."""
+    rows = queue.connection.execute("SELECT lane, events FROM drops WHERE reason = 'overflow'")
+    return {int(lane): int(events) for lane, events in rows}
+
+
 def count_dead(queue: "EventQueue") -> dict[int, int]:
     """Dead letters by lane."""
     rows = queue.connection.execute("SELECT id, dead FROM lanes")

@@ -433,6 +433,24 @@ class Spool:
         found = self._read(lanes.read_lanes)
         return [(lane, self._destination(lane.destination_id)) for lane in found]
 
+    def overflows(self) -> list[tuple[Destination, str, int]]:
+        """How many events of each destination and category were dropped for want of room."""
+        lane_of = {lane.id: (destination, lane.category) for lane, destination in self.all_lanes()}
+        found = self._read(lanes.count_overflows)
+        return [(*lane_of[lane], events) for lane, events in found.items()]
+
+    def count_overflow(self, destination: Destination, category: str, events: int) -> None:
+        """Enter into the ledger what was dropped before it came here.
+
+        Crash:
+            Before the commit nothing is counted.
+        """
+        self._write(
+            lambda queue: queue.turn_away(
+                {self._book.lane_id(queue, destination, category): events}
+            )
+        )
+
     def dead_by_lane(self) -> dict[int, int]:
         """How many dead letters each lane has."""
         return self._read(lanes.count_dead)

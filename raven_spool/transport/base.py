@@ -245,7 +245,8 @@ class SpoolingTransport(Transport):
         return backends.load(self.backend.in_thread)(function, *args)
 
     def stats(self) -> dict[str, Any]:
-        """The spool's counts, and how many events of this process no disk has (`volatile`)."""
+        """The spool's counts; how many events of this process no disk has (`volatile`), and how
+        many memory had no room for (`dropped_in_memory`), which the ledger counts once it can."""
         return self.flusher.stats()
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from raven_spool.model import Claimed, State
-from raven_spool.spool import Spool
+from raven_spool.spool import TURNED_AWAY, Spool
 from tests.support.spools import HERE, NOW, THERE, discard, event, number_of
 
 CAP_BYTES = 1 << 20  # the smallest there is, so that a few large events fill it
@@ -68,8 +68,11 @@ class Model:
 
 
 class SpoolMachine(RuleBasedStateMachine):
-    @initialize()
-    def begin(self):
+    @initialize(
+        most=st.sampled_from([0, 3, 12]), overflow=st.sampled_from(["drop_oldest", "drop_newest"])
+    )
+    def begin(self, most, overflow):
+        self.most, self.overflow = most, overflow
         self.path = tempfile.mkdtemp(prefix="spool-machine-")
         self.model = Model()
         self.now = NOW
@@ -80,7 +83,16 @@ class SpoolMachine(RuleBasedStateMachine):
         self.spools = [self._open(), self._open()]
 
     def _open(self):
-        return Spool(self.path + "/spool", fsync="no", max_bytes=CAP_BYTES)
+        """The first that opens it sets the limits, the others find them there."""
+        if hasattr(self, "spools"):
+            return Spool(self.path + "/spool", fsync="no")
+        return Spool(
+            self.path + "/spool",
+            fsync="no",
+            max_bytes=CAP_BYTES,
+            max_events=self.most,
+            overflow=self.overflow,
+        )
 
     @property
     def spool(self):
@@ -103,22 +115,34 @@ class SpoolMachine(RuleBasedStateMachine):
             self.number += 1
             made = event(self.number, category=category, body=body, created_at=self.now)
             before = self._overflowed()
-            assert self.spools[by].enqueue(made, DESTINATIONS[to])
-            self._learn_of_evictions(self._overflowed() - before)
+            key = self.spools[by].enqueue(made, DESTINATIONS[to])
             self.model.accepted += 1
+            if key == TURNED_AWAY:
+                assert self.overflow == "drop_newest"
+                assert self._overflowed() == before + 1
+                self.model.dropped["overflow"] += 1
+                continue
+            self._learn_of_evictions(self._overflowed() - before)
             (newest,) = self.spools[by].page(limit=1)
             assert newest.id not in self.model.stored
+            assert newest.id == key
             self.model.stored[newest.id] = Known(self.number, (to, category), body)
+            assert not self.most or len(self.model.stored) <= self.most
 
     def _overflowed(self):
         return self.spools[0].stats()["dropped_by_reason"].get("overflow", 0)
 
     def _learn_of_evictions(self, count):
-        """Dead letters first, then the oldest: how many is the spool's choice, which is not."""
-        order = sorted(
-            self.model.stored, key=lambda key: (self.model.stored[key].state is State.READY, key)
-        )
-        for key in order[:count]:
+        """Dead letters first, then the least valuable, of each the oldest: how many is the
+        spool's choice, which is not."""
+        assert not count or self.overflow == "drop_oldest"
+
+        def worth(key):
+            known = self.model.stored[key]
+            ready = known.state is State.READY
+            return ready, -CATEGORIES.index(known.lane[1]) if ready else 0, key
+
+        for key in sorted(self.model.stored, key=worth)[:count]:
             self.model.drop(key, "overflow")
 
     # -- claim --------------------------------------------------------------------------------
