@@ -187,7 +187,8 @@ class EventQueue(SQLiteAckQueue):
 
     def lane_of(self, key: int) -> int | None:
         row = self.connection.execute(
-            f"SELECT CAST(lane AS INTEGER) FROM {self._table_name} WHERE _id = ? AND status < 2", (key,)
+            f"SELECT CAST(lane AS INTEGER) FROM {self._table_name} WHERE _id = ? AND status < 2",
+            (key,),
         ).fetchone()
         return None if row is None else int(row[0])
 
