@@ -20,20 +20,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from _cells import AT_ONCE, ROOT, Cell, bare_environment, mend, run_to_its_end
 from _harness import describe_machine, read_arguments, scratch_directory
 from _matrix import list_cells
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.support import tool  # noqa: E402
-from tests.support.answers import ok, reset, silence, status, too_many  # noqa: E402
-from tests.support.ingest import Ingest  # noqa: E402
-from tests.support.proxy import Proxy  # noqa: E402
+from tests.support import tool
+from tests.support.answers import reset, silence, status, too_many
+from tests.support.ingest import Ingest
+from tests.support.proxy import Proxy
 
 _EVENTS = 20
-_HANGS_AFTER_SECONDS = 60
-_AT_ONCE = 2  # what is counted does not depend on the machine's speed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,19 +56,6 @@ class Scenario:
     names: tuple[str, ...] = ("localhost", "127.0.0.1")
     proxied: bool = False
     should_arrive: bool = True
-
-
-@dataclass(slots=True, kw_only=True)
-class Cell:
-    """What became of the events of one program."""
-
-    captured: int = 0
-    arrived: int = 0
-    twice: int = 0  # of those that arrived
-    kept: int = 0  # still in the spool
-    raised: int = 0  # the application got an exception
-    astray: int = 0  # arrived, but not through the proxy
-    hung: bool = False
 
 
 def _ours(module: str, name: str, loop: str | None = None) -> Contestant:
@@ -184,7 +167,7 @@ def measure(contestant: Contestant, count: int, directory: Path) -> dict[str, An
         place.mkdir()
         return asdict(go_through(contestant, scenario, count, place))
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         cells = pool.map(fill, SCENARIOS)
         return {one.key: cell for one, cell in zip(SCENARIOS, cells, strict=True)}
 
@@ -219,12 +202,6 @@ def go_through(contestant: Contestant, scenario: Scenario, count: int, place: Pa
         astray=max(0, sum(times.values()) - passed),
         hung=run.hung,
     )
-
-
-def mend(server: Ingest) -> None:
-    server.answer_with(ok())
-    server.stop()  # what was silent lets go
-    server.start()
 
 
 class _Run:
@@ -274,23 +251,11 @@ class _Run:
         return [tool.TOOL, command, "--spool", str(self._spool), *arguments]
 
     def _run(self, command: list[str], environ: dict[str, str]) -> None:
-        try:
-            subprocess.run(
-                command,
-                env=_environment(environ),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_HANGS_AFTER_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            self.hung = True
+        self.hung |= not run_to_its_end(command, _environment(environ))
 
 
 def _environment(more: dict[str, str]) -> dict[str, str]:
-    return tool.bare_environment(
-        PYTHONPATH=str(ROOT), KEPT_LOOPS="eventlet gevent tornado twisted", **more
-    )
+    return bare_environment(KEPT_LOOPS="eventlet gevent tornado twisted", **more)
 
 
 if __name__ == "__main__":
