@@ -17,7 +17,7 @@ from typing import Any
 from raven_spool import backends
 from raven_spool.config import Options, default_spool_path
 from raven_spool.drain import Drain
-from raven_spool.errors import SpoolBusy, SpoolError
+from raven_spool.errors import SpoolBusy, SpoolError, SpoolFull
 from raven_spool.model import Destination, Event, State
 from raven_spool.policy import Policy
 from raven_spool.runtimes import Runtime
@@ -90,6 +90,8 @@ class Flusher:
         except SpoolError as error:
             self._warn(f"{error} (spool_path={self.spool.path}: mend it or name another)")
             self._enqueue_in_memory(event, destination, runtime)
+            if isinstance(error, SpoolFull):
+                self.wake(runtime)  # what is in it can be delivered all the same
             return
         if not key:
             self._warn(
@@ -448,7 +450,7 @@ def get_flusher(options: Options) -> Flusher:
     found = _flushers.get(key)
     if found is None:
         # persist-queue logs while it is imported, and a handler may send that.
-        with contextlib.suppress(SpoolBusy):
+        with contextlib.suppress(SpoolBusy, OSError):  # the latter: no descriptor is to be had
             load_queue()
         if not _flushers:
             atexit.unregister(_close_all)

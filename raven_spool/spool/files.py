@@ -211,14 +211,23 @@ class OwnFile:
 def replace(path: str, text: str) -> None:
     """Put `text` at `path`, whole or not at all, also through a power cut."""
     temporary = f"{path}.{secrets.token_hex(4)}"
-    descriptor = _create(temporary)
     try:
-        posix.write(descriptor, text.encode())
+        _write_whole(temporary, text.encode())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync_directory(os.path.dirname(path))
+
+
+def _write_whole(path: str, content: bytes) -> None:
+    descriptor = _create(path)
+    try:
+        posix.write(descriptor, content)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.replace(temporary, path)
-    sync_directory(os.path.dirname(path))
 
 
 def sync_directory(path: str) -> None:

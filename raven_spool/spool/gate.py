@@ -38,14 +38,22 @@ class Gate:
 
     def __init__(self, directory: str) -> None:
         self._path = os.path.join(directory, "write.lock")
-        self._queue = open_private(os.path.join(directory, "queue.lock"))
-        self._main = open_private(self._path)
-        self._hints = open_fifo(os.path.join(directory, "write.turn"))
-        self._files = [OwnFile(one) for one in (self._main, self._queue, self._hints)]
+        self._files: list[OwnFile] = []
+        try:
+            self._main = self._own(open_private(self._path))
+            self._queue = self._own(open_private(os.path.join(directory, "queue.lock")))
+            self._hints = self._own(open_fifo(os.path.join(directory, "write.turn")))
+        except BaseException:
+            self.close()  # a process short of descriptors would lose some at each attempt
+            raise
         self._freed_at = self._turn_ends_at = 0.0
         self._is_hot = False
         self._poll = native.make_poll()
         self._poll.register(self._hints, select.POLLIN)
+
+    def _own(self, descriptor: int) -> int:
+        self._files.append(OwnFile(descriptor))
+        return descriptor
 
     def acquire(self, deadline: float) -> bool:
         """Win the right to write before `deadline` (monotonic), or don't.

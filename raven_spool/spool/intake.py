@@ -101,6 +101,7 @@ class Intake:
         self._book = book
         self._room = Room()
         self._last: tuple[EventQueue | None, int] = (None, 0)
+        self.trouble: SpoolError | None = None  # why the last commit failed, if it did
         self._start_life()
         fork.join(self)
 
@@ -181,7 +182,9 @@ class Intake:
         while waiting and waiting is self._waiting:
             try:
                 self._commit_batch(waiting, max(0.0, deadline - time.monotonic()))
-            except SpoolError:
+                self.trouble = None
+            except SpoolError as error:
+                self.trouble = error.with_traceback(None)
                 return False  # the line stays as it is; what was tried is marked
             first = _first(waiting)
             if first is not None and not first.left:
@@ -191,7 +194,9 @@ class Intake:
     def _commit_batch(self, waiting: deque[Ticket], timeout_seconds: float) -> None:
         try:
             batch = self._store.write(
-                functools.partial(self._insert, waiting=waiting), timeout_seconds
+                functools.partial(self._insert, waiting=waiting),
+                timeout_seconds,
+                adds_events=True,
             )
         except (SpoolBusy, SpoolUncertain, Reentered):
             raise

@@ -6,7 +6,7 @@ It begins with the first need and ends when there is none; a forked child begins
 import time
 from collections.abc import Callable
 
-from raven_spool.errors import SpoolBusy, SpoolError, SpoolUncertain
+from raven_spool.errors import SpoolBusy, SpoolUncertain
 from raven_spool.model import Destination, Event
 from raven_spool.spool import fork, native
 from raven_spool.spool.intake import Intake
@@ -18,6 +18,7 @@ _IDLE_BEATS = 10
 _LATE_SECONDS = 1.0  # what `everysec` allows
 _PATIENCE_SECONDS = 0.2
 _START_SECONDS = 1.0  # after so long a thread that was asked for is not coming
+_FAILING_SECONDS = 3.0
 
 Refuge = Callable[[Event, Destination], None]
 
@@ -31,6 +32,7 @@ class Keeper:
         self._alive = False
         self._starting_until = 0.0  # a thread was asked for and has not begun
         self._synced_ticks = 0.0
+        self._failing_ticks: float | None = None  # since when commits end in errors of the disk
         self.refuge: Refuge | None = None  # takes what the spool refuses
         fork.join(self)
 
@@ -98,19 +100,21 @@ class Keeper:
     def _place_what_waits(self) -> None:
         if self._intake.commit_left(_PATIENCE_SECONDS):
             self._unsynced = True
-        elif self.refuge is not None and not self._takes():
+            self._failing_ticks = None
+        elif self.refuge is not None and self._waits_in_vain():
             for event, destination in self._intake.take_left():
                 self.refuge(event, destination)
 
-    def _takes(self) -> bool:
-        """Whether the spool is merely busy."""
-        try:
-            self._store.write(lambda queue: None, _PATIENCE_SECONDS)
-        except (SpoolBusy, SpoolUncertain, Reentered):
-            return True
-        except SpoolError:
-            return False
-        return True
+    def _waits_in_vain(self) -> bool:
+        """Whether the spool is more than busy. A disk that fails is given a moment, since a commit
+        that failed may have happened: sent from memory, its event would go out twice."""
+        trouble, now = self._intake.trouble, time.monotonic()
+        if not isinstance(trouble, SpoolUncertain):
+            self._failing_ticks = None
+            return not isinstance(trouble, (SpoolBusy, Reentered, type(None)))
+        if self._failing_ticks is None:
+            self._failing_ticks = now
+        return now - self._failing_ticks >= _FAILING_SECONDS
 
     # -- fork ---------------------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ class Leadership:
         self._lock = lock or True
         if not self._in_memory:
             self._inode = os.stat(self._lock_path).st_ino
-            self._record = OwnFile(open_private(self._record_path))
+            self._record = _open_record(self._record_path)
         self.tick(0.0)
         return True
 
@@ -179,6 +179,14 @@ def _stand_down(queue: "EventQueue", epoch: int) -> None:
     queue.connection.execute("UPDATE leadership SET leading = 0 WHERE epoch = ?", (epoch,))
 
 
+def _open_record(path: str) -> OwnFile | None:
+    """None: no room for it, or no descriptor. Then those who wait don't see how far we are."""
+    try:
+        return OwnFile(open_private(path))
+    except OSError:
+        return None
+
+
 def _write_record(file: OwnFile, record: LeaderRecord | None) -> None:
     text = "{}"
     if record is not None:
@@ -189,9 +197,10 @@ def _write_record(file: OwnFile, record: LeaderRecord | None) -> None:
                 "busy_until": round(record.busy_until, 3),
             }
         )
-    # One write of one size: a reader never sees half of it.
-    if file.is_ours():
-        os.pwrite(file.descriptor, text.encode().ljust(_RECORD_BYTES) + b"\n", 0)
+    # One write of one size: a reader never sees half of it. A disk that takes none stops no drain.
+    with contextlib.suppress(OSError):
+        if file.is_ours():
+            os.pwrite(file.descriptor, text.encode().ljust(_RECORD_BYTES) + b"\n", 0)
 
 
 def read_record(path: str) -> LeaderRecord | None:

@@ -6,6 +6,7 @@ commits (a connection opened earlier goes on writing into the renamed file: 320 
 were nowhere), and so does opening an empty database beside its WAL.
 """
 
+import contextlib
 import os
 import posix
 import secrets
@@ -13,6 +14,7 @@ import sys
 from typing import Protocol
 
 from raven_spool.errors import SpoolCorrupt, SpoolUnusable
+from raven_spool.spool.ballast import Ballast
 from raven_spool.spool.files import (
     create_directory,
     create_private,
@@ -54,6 +56,15 @@ class Place(Protocol):
     def publish(self, generation: str) -> None:
         """Make it the live one."""
 
+    def discard(self, generation: str) -> None:
+        """Remove what was begun, unless it is live: nothing was ever committed there."""
+
+    def keep_ballast(self, size_bytes: int) -> bool:
+        """Whether events may be added: there is room beyond what removing them may need."""
+
+    def spend_ballast(self) -> bool:
+        """Make that room to be had. False: that was done before."""
+
     def has_moved(self) -> bool:
         """Whether the live generation is no longer the one that was located."""
 
@@ -72,6 +83,7 @@ class DiskPlace:
         self.path = path
         self._group = group
         self._current = os.path.join(path, "current")
+        self._ballast = Ballast(path)
         self._gate: Gate | None = None
         self._database = ""
         self._identity: tuple[int, ...] = ()
@@ -122,14 +134,34 @@ class DiskPlace:
 
     def begin(self) -> str:
         generation = f"g-{secrets.token_hex(8)}"
-        create_directory(self.directory(generation))
-        create_private(os.path.join(self.directory(generation), DATABASE))
+        try:
+            create_directory(self.directory(generation))
+            create_private(os.path.join(self.directory(generation), DATABASE))
+        except BaseException:
+            self.discard(generation)
+            raise
         return generation
 
     def publish(self, generation: str) -> None:
         sync_directory(self.directory(generation))
         replace(self._current, generation + "\n")
         self._remember(os.path.join(self.directory(generation), DATABASE))
+
+    def discard(self, generation: str) -> None:
+        # Else a full disk would gain a directory at each attempt.
+        with contextlib.suppress(OSError, SpoolCorrupt):
+            if read_current(self._current) == generation:
+                return
+            directory = self.directory(generation)
+            for name in os.listdir(directory):
+                os.unlink(os.path.join(directory, name))
+            os.rmdir(directory)
+
+    def keep_ballast(self, size_bytes: int) -> bool:
+        return self._ballast.keep(size_bytes)
+
+    def spend_ballast(self) -> bool:
+        return self._ballast.spend()
 
     def _remember(self, database: str) -> None:
         self._database = database
@@ -202,6 +234,14 @@ class MemoryPlace:
         return f"m-{secrets.token_hex(8)}"
 
     def publish(self, generation: str) -> None: ...
+
+    def discard(self, generation: str) -> None: ...
+
+    def keep_ballast(self, size_bytes: int) -> bool:
+        return True
+
+    def spend_ballast(self) -> bool:
+        return False
 
     def has_moved(self) -> bool:
         return False

@@ -71,9 +71,12 @@ class EventQueue(SQLiteAckQueue):
         "DELETE FROM {table_name} WHERE {key_column} {op} (SELECT value FROM json_each(?))"
     )
 
-    def __init__(self, directory: str, *, synchronous: str, max_pages: int) -> None:
+    def __init__(
+        self, directory: str, *, synchronous: str, max_pages: int, checkpoint_pages: int
+    ) -> None:
         self._synchronous = synchronous
         self._max_pages = max_pages
+        self._checkpoint_pages = checkpoint_pages
         self._inserts: dict[int, str] = {}
         super().__init__(
             directory,
@@ -117,7 +120,8 @@ class EventQueue(SQLiteAckQueue):
             "secure_delete = OFF",  # Debian's default zeroes pages: 1.3 ms instead of 0.5 per 100
             f"max_page_count = {self._max_pages}",  # kept by the connection, not by the file
             "journal_size_limit = 8388608",
-            "wal_autocheckpoint = 1000",  # by whoever commits, so always behind the gate
+            # By whoever commits, so always behind the gate.
+            f"wal_autocheckpoint = {self._checkpoint_pages}",
         ):
             connection.execute(f"PRAGMA {pragma}").fetchone()
         if fresh:
@@ -134,6 +138,13 @@ class EventQueue(SQLiteAckQueue):
     def changes(self) -> int:
         """Rows the last statement touched, those of its triggers not counted."""
         return int(self._conn.execute("SELECT changes()").fetchone()[0])
+
+    def checkpoint(self) -> None:
+        """Let the WAL be written from its start again, if no reader is in the way."""
+        try:
+            self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error:
+            pass  # whatever is done next says what is wrong
 
     # -- enqueue ------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from raven_spool.protocol import CATEGORIES
 from raven_spool.spool import lanes, schema
 from raven_spool.spool.limits import Limits
 from raven_spool.spool.rows import Row
-from raven_spool.spool.store import PAGE_BYTES
+from raven_spool.spool.schema import PAGE_BYTES
 
 if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue

@@ -11,6 +11,7 @@ import sqlite3
 from raven_spool.errors import SchemaTooNew, SpoolCorrupt
 
 VERSION = 1
+PAGE_BYTES = 4096
 APPLICATION_ID = 0x52565350  # "RVSP": tells a spool from somebody else's SQLite file
 
 # persist-queue's states (AckStatus) and one of ours. `inited` and `ready` are both ready: a row

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from raven_spool.errors import EventNotFound, SpoolCorrupt, SpoolError, SpoolFull
+from raven_spool.errors import EventNotFound, SpoolCorrupt, SpoolError
 from raven_spool.model import Claimed, Destination, Event, Lane, State
 from raven_spool.spool import lanes, native, schema
 from raven_spool.spool.intake import Intake
@@ -15,10 +15,11 @@ from raven_spool.spool.lanes import LaneBook
 from raven_spool.spool.leader import Leadership
 from raven_spool.spool.limits import Limits
 from raven_spool.spool.places import MEMORY
-from raven_spool.spool.room import go_beyond, used_pages
+from raven_spool.spool.room import used_pages
 from raven_spool.spool.rows import StoredRow
+from raven_spool.spool.schema import PAGE_BYTES
 from raven_spool.spool.sealing import Seal, key_id
-from raven_spool.spool.store import PAGE_BYTES, Store
+from raven_spool.spool.store import Store
 from raven_spool.spool.stored import Key, Stored, open_event, read_key, read_stored
 from raven_spool.spool.wake import Bell
 from raven_spool.spool.watchdog import Watchdog, read_alarm
@@ -535,8 +536,6 @@ class Spool:
         except SpoolCorrupt as error:
             self._quarantine(error)
             return self._store.write(operation, _PATIENCE_SECONDS)
-        except SpoolFull:  # by its own limit, or else the disk, and it will raise again
-            return self._store.write(lambda queue: go_beyond(queue, operation), _PATIENCE_SECONDS)
 
     def _write_in(self, generation: str | None, operation: Callable[["EventQueue"], T]) -> T | None:
         """Ids mean something only within the file they came from: nothing is done in another."""

@@ -6,6 +6,7 @@ too. Neither runs foreign code under them.
 
 import contextlib
 import ctypes
+import functools
 import os
 import sqlite3
 import time
@@ -19,20 +20,21 @@ from raven_spool.errors import (
     SpoolCorrupt,
     SpoolError,
     SpoolFull,
-    SpoolUncertain,
     SpoolUnusable,
 )
-from raven_spool.spool import fork, native, uwsgi
+from raven_spool.spool import ballast, fork, native, uwsgi
+from raven_spool.spool.complaints import explain, lacks_room
 from raven_spool.spool.late import load_queue
 from raven_spool.spool.limits import DEFAULTS, Limits, read_limits, write_limits
 from raven_spool.spool.places import MEMORY, DiskPlace, MemoryPlace, Place
+from raven_spool.spool.room import go_beyond
+from raven_spool.spool.schema import PAGE_BYTES
 
 if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue
 
 T = TypeVar("T")
 
-PAGE_BYTES = 4096
 _LEAST_PAGES = 64
 _FORK_PATIENCE_SECONDS = 1.0
 _CLOSE_PATIENCE_SECONDS = 0.1
@@ -40,18 +42,6 @@ _RETRY_OPEN_SECONDS = 5.0  # an unusable path is not tried again at every send
 
 # Redis' words, SQLite's pragma. `everysec` syncs apart from the commit (keeper.py).
 SYNCHRONOUS = {"always": "FULL", "everysec": "NORMAL", "no": "NORMAL"}
-
-_MEANINGS: dict[int, tuple[type[SpoolError], str]] = {
-    sqlite3.SQLITE_FULL: (SpoolFull, "is full"),
-    sqlite3.SQLITE_CORRUPT: (SpoolCorrupt, "is damaged"),
-    sqlite3.SQLITE_NOTADB: (SpoolCorrupt, "is damaged"),
-    sqlite3.SQLITE_BUSY: (SpoolBusy, "is held by another program"),
-    sqlite3.SQLITE_LOCKED: (SpoolBusy, "is held by another program"),
-    sqlite3.SQLITE_READONLY: (SpoolUnusable, "cannot be written"),
-    sqlite3.SQLITE_CANTOPEN: (SpoolUnusable, "cannot be opened"),
-    sqlite3.SQLITE_PERM: (SpoolUnusable, "cannot be written"),
-    sqlite3.SQLITE_AUTH: (SpoolUnusable, "cannot be written"),
-}
 
 
 class Reentered(SpoolError):
@@ -68,6 +58,7 @@ class Store:
         self._place: Place = MemoryPlace() if path == MEMORY else DiskPlace(path, group)
         self._queue: EventQueue | None = None
         self._refused: tuple[float, SpoolError] | None = None
+        self._ballast_bytes = 0
         self._forks = 0
         self._start_life()
         fork.join(self)
@@ -78,8 +69,16 @@ class Store:
 
     # -- the two ways in ----------------------------------------------------------------------
 
-    def write(self, operation: Callable[["EventQueue"], T], timeout_seconds: float) -> T:
+    def write(
+        self,
+        operation: Callable[["EventQueue"], T],
+        timeout_seconds: float,
+        *,
+        adds_events: bool = False,
+    ) -> T:
         """Run `operation`, one statement, with nobody else writing.
+
+        One that adds no event may run twice, beyond the spool's own limit, and on the ballast.
 
         Raises:
             SpoolBusy: the lock or the gate was not won within `timeout_seconds`.
@@ -100,7 +99,9 @@ class Store:
                 raise SpoolBusy(f"the spool {self.path} is in use by this process")
             freed = False
             try:
-                return self._through_forks(lambda: self._write_gated(operation, deadline), pid)
+                return self._through_forks(
+                    lambda: self._write_gated(operation, deadline, adds_events), pid
+                )
             finally:
                 try:
                     freed = self._free_gate(pid)
@@ -156,7 +157,9 @@ class Store:
             if os.getpid() != pid:
                 raise SpoolBusy("forked in the middle: what was begun is the parent's")
 
-    def _write_gated(self, operation: Callable[["EventQueue"], T], deadline: float) -> T:
+    def _write_gated(
+        self, operation: Callable[["EventQueue"], T], deadline: float, adds_events: bool
+    ) -> T:
         self._check_lost()
         if self._queue is None:
             self._check_refused()
@@ -165,7 +168,24 @@ class Store:
             raise SpoolBusy(f"another process holds the spool {self.path}")
         if self._queue is None or self._place.has_moved():
             self._open(deadline)
+        has_ballast = self._place.keep_ballast(self._ballast_bytes)
+        if not adds_events:
+            return self._operate(functools.partial(self._insist, operation))
+        if not has_ballast:
+            raise SpoolFull(f"the disk under the spool {self.path} is full")
         return self._operate(operation)
+
+    def _insist(self, operation: Callable[["EventQueue"], T], queue: "EventQueue") -> T:
+        """What adds no event goes beyond the spool's own limit, and then on the ballast."""
+        for attempt in (operation, functools.partial(go_beyond, operation=operation)):
+            try:
+                return attempt(queue)
+            except sqlite3.Error as error:
+                if not lacks_room(error):
+                    raise
+        self._place.spend_ballast()
+        queue.checkpoint()  # first: it makes the WAL's own blocks free to be written again
+        return go_beyond(queue, operation)
 
     def _check_lost(self) -> None:
         """SQLite would write into whatever has its descriptors' numbers now, and can't open the
@@ -178,7 +198,7 @@ class Store:
         try:
             return operation(self._queue)
         except sqlite3.Error as error:
-            raise self._explain(error) from error
+            raise explain(error, self.path) from error
         finally:
             if uwsgi.forks_unseen():
                 self._close()  # nobody will tell us when
@@ -224,16 +244,31 @@ class Store:
         self._close()
         if self._enter() and not self._place.acquire(deadline):
             raise SpoolBusy(f"another process holds the spool {self.path}")
+        self._attempt(self._open_live)
+
+    def _attempt(self, opening: Callable[[], None]) -> None:
         try:
-            self._open_live()
+            self._open_in_need(opening)
         except sqlite3.Error as error:
-            raise self._explain(error) from error
+            explained = explain(error, self.path)
+            if isinstance(explained, SpoolFull):
+                text = f"cannot open the spool {self.path}: the disk is full"
+                explained = self._refuse(SpoolUnusable(text))
+            raise explained from error
         except (SchemaTooNew, SpoolUnusable) as error:
             raise self._refuse(error) from None
         except OSError as error:
             where = error.filename or self.path
             text = f"cannot use the spool {self.path}: {error.strerror}: {where}"
             raise self._refuse(SpoolUnusable(text)) from error
+
+    def _open_in_need(self, opening: Callable[[], None]) -> None:
+        try:
+            opening()
+        except sqlite3.Error as error:
+            if not (lacks_room(error) and self._place.spend_ballast()):
+                raise
+            opening()
 
     def _open_live(self) -> None:
         generation = self._place.locate()
@@ -250,18 +285,25 @@ class Store:
 
     def _begin(self) -> None:
         generation = self._place.begin()
-        queue = self._connect(generation)
-        self._agree_on_limits(queue)
-        self._place.publish(generation)
-        # Last: a signal that throws us out before must not leave a file in use that no other
-        # process finds.
-        self.generation, self._queue = self._place.stamp(generation), queue
+        try:
+            queue = self._connect(generation)
+            self._agree_on_limits(queue)
+            self._place.publish(generation)
+            # Last: a signal that throws us out before must not leave a file in use that no other
+            # process finds.
+            self.generation, self._queue = self._place.stamp(generation), queue
+        except BaseException:
+            self._place.discard(generation)
+            raise
 
     def _connect(self, generation: str) -> "EventQueue":
+        max_pages = self.max_pages
+        self._ballast_bytes = ballast.ballast_bytes(max_pages)
         return load_queue()(
             self._place.directory(generation),
             synchronous=SYNCHRONOUS[self._fsync],
-            max_pages=self.max_pages,
+            max_pages=max_pages,
+            checkpoint_pages=ballast.checkpoint_pages(max_pages),
         )
 
     @property
@@ -327,7 +369,7 @@ class Store:
         self._refused = None
         if self._live() != broken:
             return False
-        self._begin()
+        self._attempt(self._begin)
         return True
 
     def _live(self) -> str:
@@ -362,14 +404,6 @@ class Store:
     def sync(self) -> None:
         """Bring what was committed to the disk itself."""
         self._place.sync()
-
-    # -- errors -------------------------------------------------------------------------------
-
-    def _explain(self, error: sqlite3.Error) -> SpoolError:
-        """SQLite's errors in our words; after anything unforeseen a commit is uncertain."""
-        primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        kind, text = _MEANINGS.get(primary, (SpoolUncertain, "failed"))
-        return kind(f"the spool {self.path} {text} ({error})")
 
     # -- fork ---------------------------------------------------------------------------------
 
