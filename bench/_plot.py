@@ -3,6 +3,7 @@
 .venv/bin/python bench/enqueue.py --out docs/figures/enqueue.json
 .venv/bin/python bench/drain.py --out docs/figures/drain.json
 .venv/bin/python bench/loops.py --out docs/figures/loops.json
+.venv/bin/python bench/flood.py --out docs/figures/flood.json
 .venv/bin/python bench/_plot.py
 """
 
@@ -28,7 +29,7 @@ Record = Mapping[str, Any]
 
 def main() -> None:
     page = _PAGE.read_text()
-    for name in ("enqueue", "drain", "loops"):
+    for name in ("enqueue", "drain", "loops", "flood"):
         run = json.loads((_DOCS / "figures" / f"{name}.json").read_text())
         figures = [figure for figure in run["figures"] if describe_target(figure)]
         (_DOCS / "figures" / f"{name}.svg").write_text("\n".join(draw(figures)) + "\n")

@@ -25,6 +25,9 @@ def _metrics(figures: dict[str, Any]) -> Iterator[tuple[str, str, str, list[_Sam
         ("ready", "Events that wait for delivery."),
         ("dead", "Dead letters."),
         ("bytes", "Bytes of the events that are kept."),
+        ("used_bytes", "What they take of the file."),
+        ("max_bytes", "What the file may grow to."),
+        ("max_events", "How many events may be kept, 0 for no limit."),
     ):
         yield name, "gauge", text, [({}, figures[name])]
     if figures["oldest_at"] is not None:

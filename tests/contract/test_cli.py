@@ -268,6 +268,26 @@ def test_send_says_that_the_event_stays(path: Path) -> None:
     assert [row["event_id"] for row in list_events(path)] == [sent.stdout.strip()]
 
 
+def test_send_keeps_to_the_limits_of_the_spool(path: Path) -> None:
+    spool = Spool(str(path), max_events=1, overflow="drop_newest")
+    assert spool.enqueue(make_event("x", created_at=time.time()), destination(DSN)) > 0
+    spool.finish()
+    sent = run("send", "--spool", path, "-m", "hello", "--dsn", DSN)
+    assert sent.returncode == 73
+    assert "overflow=drop_newest" in sent.stderr
+    text = run("stats", "--spool", path).stdout
+    assert "1 of 1 events; then drop_newest" in text
+    assert "dropped    1 (1 overflow)" in text
+
+
+def test_looking_changes_no_limits(path: Path) -> None:
+    fill(path, DSN, "one", created_at=time.time())
+    stats = run("stats", "--spool", path, "--json", RAVEN_SPOOL_MAX_EVENTS="5")
+    assert json.loads(stats.stdout)["max_events"] == 0
+    metrics = run("stats", "--spool", path, "--prometheus").stdout.splitlines()
+    assert "raven_spool_max_events 0" in metrics
+
+
 def test_send_limited_exits_75(path: Path, ingest: Ingest) -> None:
     ingest.answer_with(too_many("60"))
     sent = run("send", "--spool", path, "-m", "hello", "--dsn", ingest.dsn(KEY, SECRET))
