@@ -80,6 +80,11 @@ class Child:
             raise TimeoutError(f"child {self.pid} did not end within {timeout_seconds:g} s")
         return self._process.exitcode
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it lives; negative for a signal."""
+        return self._process.exitcode
+
     def cpu_seconds(self) -> float:
         """Processor time it has used so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()

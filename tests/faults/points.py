@@ -78,6 +78,7 @@ SELDOM: list[Name] = [
     ("spool.lanes", "open_lane"),
     ("spool.lanes", "_make_lane"),
     ("spool.lanes", "forget_backoff"),
+    ("spool.store", "read_limits"),
     ("spool.leader", "_acquire"),
     ("spool.leader", "_raise_epoch"),
     ("spool.leader", "_stand_down"),

@@ -2,6 +2,7 @@
 random instants: writers, followers, leaders, a flush of the tool, while the server flaps."""
 
 import contextlib
+import importlib
 import itertools
 import os
 import random
@@ -26,7 +27,7 @@ from tests.faults.events import (
     read_ledger,
     send,
 )
-from tests.faults.points import FIRST, Point, steady_points
+from tests.faults.points import FIRST, OFTEN, SELDOM, Point, steady_points
 from tests.support import evidence, tool
 from tests.support.answers import Answer, drop, half, limits, ok, reset, silence, status
 from tests.support.ingest import Ingest
@@ -224,6 +225,7 @@ class Torture:
             )
         except TimeoutError:
             return
+        assert is_stop or child.exit_code == -signal.SIGKILL, point  # no end of its own
         self.reached += 1
         if is_stop:
             self._let_it_stand(child, SEND_TIMEOUT * self._chance.uniform(0.5, 2))
@@ -349,6 +351,13 @@ def test_kills_under_other_settings_lose_nothing(tmp_path: Path, setting: Settin
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda one: f"{one.backend}-{one.fsync}")
 def test_many_kills_under_other_settings_lose_nothing(tmp_path: Path, setting: Setting) -> None:
     _torture(tmp_path, KILLS, setting)
+
+
+def test_every_point_is_still_there() -> None:
+    for owner, name in [*OFTEN, *SELDOM, *FIRST]:
+        module, _, kind = owner.partition(":")
+        found = importlib.import_module(f"raven_spool.{module}")
+        assert hasattr(getattr(found, kind) if kind else found, name), (owner, name)
 
 
 @pytest.mark.parametrize(
