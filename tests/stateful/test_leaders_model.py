@@ -1,243 +1,104 @@
 """Two leaders, every order of what may happen to them, to a stated depth; then the real code.
 
-First a pure model of the protocol is explored breadth first: at every step every action. Then a
-few hundred of the shortest ways to its states are walked again by two real `Spool` objects on one
-directory, and every counter compared. A leader loses its lock by the lock file being unlinked:
-the kernel frees a lock by itself only when its holder ends.
-
-The protocol, as implemented:
-
-- claims live in memory; on disk the row stays ready, so that a crash undoes them;
-- before it claims, a leader checks the stored epoch and its lock file; before each send it checks
-  the lock file. Who finds that another has taken over forgets its claims;
-- acks and burials of an old leader stay valid, in the generation they were claimed from alone;
-- a process that is stopped and goes on again needs no action of its own: in some of the orders it
-  stands still for as long as there is;
-- to delete a row is to deliver it; a dropped row leaves a grave, by which a late 2xx moves its
-  count from dropped to delivered.
+First a pure model of the protocol (two_leaders.py) is explored breadth first: at every step every
+action. Then a few hundred of the shortest ways to its states are walked again by two real `Spool`
+objects on one directory, and every counter compared. A leader loses its lock by the lock file
+being unlinked: the kernel frees a lock by itself only when its holder ends.
 """
 
 import os
 import shutil
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from raven_spool.model import Claimed, Lane
 from raven_spool.spool import Spool
+from tests.stateful.two_leaders import (
+    ACTIONS,
+    BY_LEADER,
+    DEAD,
+    DELIVERED,
+    DROPPED,
+    EVENTS,
+    READY,
+    UNACKED,
+    Action,
+    Leader,
+    World,
+    ack,
+    act,
+    bury,
+    explore,
+    put,
+    still_leads,
+    take_over,
+    with_leader,
+)
 from tests.support import evidence
 from tests.support.spools import HERE, NOW, check_ledger, discard, event
 
-EVENTS = 2
-UNACKED = 1  # scaled down from 32, with one worker
 DEPTH = 9
+SOAK_DEPTH = 12
 WALKS = 200
-
-READY, DEAD, DELIVERED, DROPPED = "ready", "dead", "delivered", "dropped"
-
-
-Claim = tuple[int, int]  # generation and event
-
-
-@dataclass(frozen=True, slots=True)
-class Leader:
-    """What one process has in memory."""
-
-    epoch: int = 0  # 0: does not lead
-    generation: int = 0
-    has_lock: bool = False  # its lock file is the one in the directory
-    claimed: tuple[Claim, ...] = ()
-    sent: Claim | None = None  # the one request under way
-    answered: tuple[Claim, ...] = ()  # 2xx, not acked
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """Everything: the live file and those before it, two processes, what the server has seen."""
-
-    events: tuple[str, ...] = (READY,) * EVENTS  # of the live generation
-    graves: frozenset[int] = frozenset()
-    epoch: int = 0
-    generation: int = 0
-    left_behind: tuple[str, ...] = ()  # states in quarantined files, still there to be salvaged
-    leaders: tuple[Leader, Leader] = (Leader(), Leader())
-    received: tuple[int, ...] = (0,) * EVENTS  # times the server got each event
-    excuses: int = 0  # deaths, take-overs and quarantines: what may cause one duplicate each
-
-
-Action = tuple[str, int]  # what, and by whom or to which event
-
-
-def put(values: tuple, index: int, value: object) -> tuple:
-    return (*values[:index], value, *values[index + 1 :])
-
-
-# -- the model: each action, and when it may happen -----------------------------------------------
-
-
-def act(world: World, action: Action) -> World | None:
-    """The world after it; None: it can't happen now."""
-    name, target = action
-    if name in BY_NOBODY:
-        return BY_NOBODY[name](world, target)
-    return BY_LEADER[name](world, target, world.leaders[target])
-
-
-def _with(world: World, who: int, leader: Leader, **changes: object) -> World:
-    return replace(world, leaders=put(world.leaders, who, leader), **changes)
-
-
-def take_over(world, who, leader):
-    if leader.epoch or any(other.has_lock for other in world.leaders):
-        return None
-    epoch = world.epoch + 1
-    leading = replace(leader, epoch=epoch, generation=world.generation, has_lock=True)
-    return _with(world, who, leading, epoch=epoch)
-
-
-def still_leads(world, leader):
-    same = leader.epoch == world.epoch and leader.generation == world.generation
-    return leader.has_lock and same
-
-
-def claim(world, who, leader):
-    """All that is ready and not in its hands; or it finds that it was superseded."""
-    if not leader.epoch or leader.claimed or len(leader.answered) >= UNACKED:
-        return None
-    if not still_leads(world, leader):
-        return _with(world, who, replace(leader, epoch=0, has_lock=False))
-    held = {key for _, key in filter(None, (leader.sent, *leader.answered))}
-    found = tuple(
-        (world.generation, key)
-        for key, state in enumerate(world.events)
-        if state == READY and key not in held
-    )
-    return _with(world, who, replace(leader, claimed=found)) if found else None
-
-
-def send(world, who, leader):
-    if not leader.epoch or not leader.claimed or leader.sent is not None:
-        return None
-    if not leader.has_lock:
-        return _with(world, who, replace(leader, epoch=0, claimed=()))
-    if len(leader.answered) >= UNACKED:
-        return None
-    first, *rest = leader.claimed
-    received = world.received
-    if first[0] == world.generation:
-        received = put(received, first[1], received[first[1]] + 1)
-    return _with(world, who, replace(leader, claimed=tuple(rest), sent=first), received=received)
-
-
-def answer(world, who, leader):
-    if leader.sent is None:
-        return None
-    answered = (*leader.answered, leader.sent)
-    return _with(world, who, replace(leader, sent=None, answered=answered))
-
-
-def ack(world, who, leader):
-    if not leader.answered:
-        return None
-    events, graves = world.events, world.graves
-    for generation, key in leader.answered:
-        known = events[key] in (READY, DEAD) or key in graves
-        if generation == world.generation and known:
-            events, graves = put(events, key, DELIVERED), graves - {key}
-    return _with(world, who, replace(leader, answered=()), events=events, graves=graves)
-
-
-def bury(world, who, leader):
-    """The server refuses what is under way for good."""
-    if leader.sent is None:
-        return None
-    generation, key = leader.sent
-    after = _with(world, who, replace(leader, sent=None))
-    if generation != world.generation or world.events[key] != READY:
-        return after
-    return replace(after, events=put(world.events, key, DEAD))
-
-
-def crash(world, who, leader):
-    if leader == Leader():
-        return None
-    return _with(world, who, Leader(), excuses=world.excuses + 1)
-
-
-def lose_lock(world, who, leader):
-    """Somebody removes the lock file."""
-    if not leader.has_lock:
-        return None
-    return _with(world, who, replace(leader, has_lock=False), excuses=world.excuses + 1)
-
-
-def drop(world, key):
-    """`rm`, or an eviction: the same statement, another reason."""
-    if world.events[key] not in (READY, DEAD):
-        return None
-    return replace(world, events=put(world.events, key, DROPPED), graves=world.graves | {key})
-
-
-def restore(world, key):
-    """`retry` of a dead letter."""
-    if world.events[key] != DEAD:
-        return None
-    return replace(world, events=put(world.events, key, READY))
-
-
-def quarantine(world, _):
-    """The file is left as it lies; in the fresh one, ids and epochs begin again."""
-    if world.generation:
-        return None
-    return replace(
-        world,
-        events=(READY,) * EVENTS,  # others, under the same ids
-        graves=frozenset(),
-        epoch=0,
-        generation=world.generation + 1,
-        left_behind=(*world.left_behind, *world.events),
-        received=(0,) * EVENTS,
-        excuses=world.excuses + 1,
-    )
-
-
-BY_LEADER = {
-    step.__name__: step for step in (take_over, claim, send, answer, ack, bury, crash, lose_lock)
-}
-BY_NOBODY = {"drop": drop, "restore": restore, "quarantine": quarantine}
-ACTIONS: tuple[Action, ...] = (
-    *product(BY_LEADER, (0, 1)),
-    *product(("drop", "restore"), range(EVENTS)),
-    ("quarantine", 0),
-)
-
-
-# -- exploring it -----------------------------------------------------------------------------
-
-
-def explore(depth: int) -> dict[World, tuple[Action, ...]]:
-    """Every world within so many actions, with one of the shortest ways to it."""
-    ways: dict[World, tuple[Action, ...]] = {World(): ()}
-    edge = deque(ways)
-    while edge:
-        world = edge.popleft()
-        way = ways[world]
-        if len(way) == depth:
-            continue
-        for action in ACTIONS:
-            after = act(world, action)
-            if after is not None and after not in ways:
-                ways[after] = (*way, action)
-                edge.append(after)
-    return ways
 
 
 @pytest.fixture(scope="module")
 def ways():
-    return explore(DEPTH)
+    return dict(explore(DEPTH))
+
+
+def every_event_is_in_one_state(world, way):
+    """No event is delivered and dropped both; none is nowhere."""
+    is_dropped = {key for key, state in enumerate(world.events) if state == DROPPED}
+    return len(world.events) == EVENTS and world.graves == is_dropped
+
+
+def one_leader_has_the_lock(world, way):
+    return sum(leader.has_lock for leader in world.leaders) <= 1
+
+
+def duplicates_are_bounded(world, way):
+    """Each death, take-over or quarantine resends at most what was under way or not acked."""
+    workers = 1
+    again = sum(count - 1 for count in world.received if count > 1)
+    revived = sum(name == "restore" for name, _ in way)
+    return again <= world.excuses * (workers + UNACKED) + revived
+
+
+def nothing_is_sent_twice_without_a_reason(world, way):
+    has_reason = world.excuses or "restore" in {name for name, _ in way}
+    return has_reason or max(world.received) <= 1
+
+
+def delivered_was_received(world, way):
+    """By the server of this generation: an old leader touches no later one."""
+    return all(
+        world.received[key]
+        for key, state in enumerate(world.events)
+        if state == DELIVERED or (state == DEAD and world.generation)
+    )
+
+
+INVARIANTS = (
+    every_event_is_in_one_state,
+    one_leader_has_the_lock,
+    nothing_is_sent_twice_without_a_reason,
+    duplicates_are_bounded,
+    delivered_was_received,
+)
+
+
+def find_broken(found: Iterable[tuple[World, tuple[Action, ...]]]) -> tuple[str, object]:
+    """The first invariant that does not hold, and the way there; else "" and how many worlds."""
+    worlds = 0
+    for world, way in found:
+        worlds += 1
+        for holds in INVARIANTS:
+            if not holds(world, way):
+                return holds.__name__, way
+    return "", worlds
 
 
 def test_exploration_reaches_what_it_is_for(ways):
@@ -247,47 +108,83 @@ def test_exploration_reaches_what_it_is_for(ways):
     assert any(all(leader.epoch for leader in world.leaders) for world in ways)
     assert any(max(world.received) > 1 for world in ways)
     assert any(world.generation for world in ways)
+    assert any(leader.careful for world in ways for leader in world.leaders)
 
 
-def test_every_event_is_in_one_state_and_counted_once(ways):
-    """No event is delivered and dropped both; none is nowhere."""
-    for world, way in ways.items():
-        assert len(world.events) == EVENTS, way
-        assert world.graves <= {k for k, s in enumerate(world.events) if s == DROPPED}, way
+def test_invariants_hold_in_every_world(ways):
+    assert find_broken(ways.items()) == ("", len(ways))
 
 
-def test_one_leader_at_most_has_the_lock(ways):
-    for world, way in ways.items():
-        assert sum(leader.has_lock for leader in world.leaders) <= 1, way
+@pytest.mark.soak
+def test_invariants_hold_in_every_world_farther_on():
+    broken, worlds = find_broken(explore(SOAK_DEPTH))
+    assert not broken, worlds
+    evidence.note(
+        "a state model of two leaders: take-over, claim, send, answer, ack, bury, removal, "
+        "revival, stop, crash, a removed lock file, quarantine, in every order",
+        promise=5,
+        tried=f"{worlds:,} states, all within {SOAK_DEPTH} steps",
+        seen=f"no invariant broken; {WALKS} of the ways of {DEPTH} steps walked by the real code",
+    )
 
 
-def test_duplicates_are_bounded(ways):
-    """Each death, take-over or quarantine resends at most what was under way or not acked."""
-    workers = 1
-    for world, way in ways.items():
-        again = sum(count - 1 for count in world.received if count > 1)
-        revived = sum(name == "restore" for name, _ in way)
-        assert again <= world.excuses * (workers + UNACKED) + revived, way
+# -- what each rule is for: without it an invariant breaks ----------------------------------------
 
 
-def test_nothing_is_sent_twice_without_a_reason(ways):
-    for world, way in ways.items():
-        if not world.excuses and "restore" not in {name for name, _ in way}:
-            assert max(world.received) <= 1, way
+def ack_in_any_generation(world, who, leader):
+    here = tuple((world.generation, key) for _, key in leader.answered)
+    return ack(world, who, replace(leader, answered=here))
 
 
-def test_delivered_events_were_received(ways):
-    for world, way in ways.items():
-        for key, state in enumerate(world.events):
-            assert state != DELIVERED or world.received[key] or world.generation, way
+def bury_in_any_generation(world, who, leader):
+    if leader.sent is None:
+        return None
+    return bury(world, who, replace(leader, sent=(world.generation, leader.sent[1])))
 
 
-def test_old_leader_touches_no_later_generation(ways):
-    """In the fresh file nothing is delivered or dead before its own leader sent it."""
-    for world, way in ways.items():
-        for key, state in enumerate(world.events):
-            if world.generation and state in (DELIVERED, DEAD):
-                assert world.received[key], way
+def claim_what_is_under_way(world, who, leader):
+    if not leader.epoch or leader.claimed or not still_leads(world, leader):
+        return None
+    ready = [key for key, state in enumerate(world.events) if state == READY]
+    found = tuple((world.generation, key) for key in ready)
+    return with_leader(world, who, replace(leader, claimed=found)) if found else None
+
+
+def take_over_without_the_lock(world, who, leader):
+    others = tuple(replace(other, has_lock=False) for other in world.leaders)
+    after = take_over(replace(world, leaders=others), who, leader)
+    other = 1 - who
+    return after and replace(after, leaders=put(after.leaders, other, world.leaders[other]))
+
+
+def ack_leaves_the_grave(world, who, leader):
+    after = ack(world, who, leader)
+    return after and replace(after, graves=world.graves)
+
+
+def forget_what_was_answered(world, who, leader):
+    """An end that says good-bye and acks nothing."""
+    if not leader.epoch or leader.sent is not None:
+        return None
+    return with_leader(world, who, Leader(), leading=False)
+
+
+MUTANTS = [
+    ("ack", ack_in_any_generation, delivered_was_received),
+    ("bury", bury_in_any_generation, delivered_was_received),
+    ("claim", claim_what_is_under_way, nothing_is_sent_twice_without_a_reason),
+    ("take_over", take_over_without_the_lock, one_leader_has_the_lock),
+    ("ack", ack_leaves_the_grave, every_event_is_in_one_state),
+    ("stop", forget_what_was_answered, nothing_is_sent_twice_without_a_reason),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant", "invariant"), MUTANTS, ids=[mutant.__name__ for _, mutant, _ in MUTANTS]
+)
+def test_without_its_rule_an_invariant_breaks(monkeypatch, name, mutant, invariant):
+    monkeypatch.setitem(BY_LEADER, name, mutant)
+    assert find_broken(explore(DEPTH))[0] == invariant.__name__
 
 
 # -- the real code on the same ways ---------------------------------------------------------------
@@ -336,6 +233,12 @@ class Process:
         self.spool.bury([self.sent.id], "HTTP 400", NOW, generation=self.sent.generation)
         self.sent = None
 
+    def stop(self) -> None:
+        if self.answered:
+            self.ack()
+        self.claimed.clear()
+        self.spool.leadership.let_go()
+
     def crash(self) -> None:
         self.spool.leadership.let_go(clean=False)
         discard(self.spool)
@@ -382,7 +285,9 @@ class Walk:
             assert found == {name: world.events.count(name) for name in found}
         for process, leader in zip(self.processes, world.leaders, strict=True):
             assert [one.id - 1 for one in process.claimed] == [key for _, key in leader.claimed]
-            assert process.spool.leadership.is_held == bool(leader.epoch)
+            leadership = process.spool.leadership
+            assert leadership.is_held == bool(leader.epoch)
+            assert not leader.epoch or leadership.careful == leader.careful
 
     def end(self) -> None:
         for spool in (self.operator, *(process.spool for process in self.processes)):
