@@ -275,7 +275,7 @@ def _flap(chance: random.Random) -> Answer:
 
 
 def _torture(
-    tmp_path: Path, kills: int, setting: Setting | None = None, *, reaches: float = 0.1
+    tmp_path: Path, kills: int, setting: Setting | None = None, *, reaches: float = 0.05
 ) -> None:
     path, notes = tmp_path / "spool", Notes(tmp_path / "returned")
     setting, chance = setting or Setting(), random.Random(1)
