@@ -31,6 +31,7 @@ Strategy = Callable[[tenacity.RetryCallState], float]
 StopStrategy = Callable[[tenacity.RetryCallState], bool]
 
 _DAY_SECONDS = 86400.0
+NO_EVENT_BEFORE = 1_577_836_800.0  # 2020: older than this software, so of a clock that was not set
 _MAX_BACKOFF_SECONDS = 3600.0  # a strategy's slip must not silence a destination for a day
 _MAX_WORDS = 200  # of a server's answer, in characters
 
@@ -79,6 +80,7 @@ def judge(
     first_at: float,
     last_unanswered: bool,
     now: float,
+    spared_at: float = 0.0,
 ) -> Verdict:
     """What becomes of an event after one attempt.
 
@@ -86,6 +88,7 @@ def judge(
         attempts: finished attempts that count, this one included.
         first_at: when the first of them was made.
         last_unanswered: the attempt before this one may have reached the server unheard.
+        spared_at: see `ages_from`.
 
     Source:
         https://develop.sentry.dev/sdk/foundations/transport/offline-caching/
@@ -96,8 +99,8 @@ def judge(
         case Response():
             verdict = _judge_answer(policy, outcome, event, last_unanswered, now)
     match verdict:
-        case Retry() if now >= expires_at(policy, event):
-            age = _span(expires_at(policy, event) - event.created_at)
+        case Retry() if now >= expires_at(policy, event, spared_at):
+            age = _span(lifetime_seconds(policy, event.category))
             return Bury(f"expired after {age}: {verdict.reason}", verdict)
         case Retry() if _stops(policy, attempts, first_at, now):
             plural = "s" if attempts != 1 else ""
@@ -117,9 +120,21 @@ def backoff_seconds(policy: Policy, failures: int) -> float:
     return min(max(seconds, 0.0), _MAX_BACKOFF_SECONDS)
 
 
-def expires_at(policy: Policy, event: Event) -> float:
+def expires_at(policy: Policy, event: Event, spared_at: float = 0.0) -> float:
     """From when on an event is not worth an attempt."""
-    return event.created_at + lifetime_seconds(policy, event.category)
+    return ages_from(event.created_at, spared_at) + lifetime_seconds(policy, event.category)
+
+
+def ages_from(at: float, spared_at: float) -> float:
+    """From when on the age of what happened `at` counts: not before `spared_at`, when the clock was
+    set. Infinite, so that it never grows old, where the clock must have been wrong."""
+    return math.inf if at < NO_EVENT_BEFORE else max(at, spared_at)
+
+
+def times_too_old(seconds: float, now: float, spared_at: float) -> tuple[float, float]:
+    """From when to when something must have happened to be older than that: as `ages_from`."""
+    before = now - seconds
+    return NO_EVENT_BEFORE, before if spared_at < before else -math.inf
 
 
 def lifetime_seconds(policy: Policy, category: str) -> float:

@@ -41,6 +41,7 @@ from dataclasses import replace
 from typing import Any
 
 from raven_spool.drain.board import Board
+from raven_spool.drain.clock import Boot, Clock
 from raven_spool.drain.news import News
 from raven_spool.drain.outcomes import DEATHS, UNACKED, Counts, Delivered, Died, Outcomes
 from raven_spool.drain.sweep import EXPIRED, Sweeper
@@ -50,6 +51,7 @@ from raven_spool.model import Claimed, Decision, Lane, Outcome, Send, Stop, Wait
 from raven_spool.policy import Policy, expires_at
 from raven_spool.protocol import build_request
 from raven_spool.spool import Spool
+from raven_spool.spool.clock import read_boot
 from raven_spool.spool.native import make_rlock
 from raven_spool.spool.sealing import key_id
 
@@ -75,9 +77,11 @@ class Drain:
         on_dead: Died | None = None,
         can_send: Callable[[str], bool] = lambda sender: True,
         leads_after_seconds: float = 0.0,
+        boot: Boot = read_boot,
     ) -> None:
         """`order`: of a lane's events the "oldest" go first, or the "newest".
-        `leads_after_seconds`: a process that may not live long begins nothing before."""
+        `leads_after_seconds`: a process that may not live long begins nothing before.
+        `boot`: which start of the machine this is, and the seconds since."""
         self.spool = spool
         self.policy = policy
         self.workers = workers
@@ -88,7 +92,10 @@ class Drain:
         self._board = Board(workers)
         self._turns = Turns(order)
         self._sweeper = Sweeper(spool)
-        self._outcomes = Outcomes(spool, policy, self._board, self._news, on_delivered, on_dead)
+        self._clock = Clock(spool, boot)
+        self._outcomes = Outcomes(
+            spool, policy, self._board, self._news, self._clock, on_delivered, on_dead
+        )
         self._leads_after_seconds = leads_after_seconds
         self._leads_ticks: float | None = None
         self._waiters = 0
@@ -274,6 +281,7 @@ class Drain:
     def _lead(self) -> bool:
         leadership = self.spool.leadership
         if not leadership.is_held:
+            self._clock.forget()
             self._idle_ticks = -math.inf  # who takes over and finds nothing to send does not linger
         if not leadership.take():
             self._board.forget_claims()  # they are the next leader's now
@@ -348,6 +356,7 @@ class Drain:
             self.spool.leadership.let_go(clean=False)
             return False
         self._board.learn(lanes)
+        self._clock.look(now)
         if self._sweeper.is_due(ticks):
             self._sweep(now, ticks)
         open_lanes = self._board.open_lanes(now, ticks)
@@ -393,13 +402,16 @@ class Drain:
             if claimed.deaths >= DEATHS:
                 reason = f"ended the flusher that sent it, {claimed.deaths} times"
                 self._outcomes.bury(claimed, reason, now)
-            elif not claimed.is_owed_a_try and expires_at(self.policy, claimed.event) <= now:
+            elif not claimed.is_owed_a_try and self._is_too_old(claimed, now):
                 self._outcomes.bury(claimed, EXPIRED, now)
             elif key_id(claimed.event):
                 self._passed_over = True
             elif self._can_send(claimed.destination.sender):
                 put(claimed)
         return {one.id for one in found}
+
+    def _is_too_old(self, claimed: Claimed, now: float) -> bool:
+        return expires_at(self.policy, claimed.event, self._clock.spared_at) <= now
 
     def _at_work(self) -> set[int]:
         """Events that are ready on the disk and yet in our hands."""
@@ -419,8 +431,9 @@ class Drain:
                 if everywhere or self._board.opens_in(lane, now, ticks) > 0
             ]
 
-        buried = self._sweeper.sweep(self.policy, find_lanes, self._at_work(), now, ticks)
-        self.counts.dead += buried
+        self.counts.dead += self._sweeper.sweep(
+            self.policy, find_lanes, self._at_work(), now, ticks, self._clock.spared_at
+        )
 
     # -- nothing to send ----------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from raven_spool.drain.board import Board
+from raven_spool.drain.clock import Clock
 from raven_spool.drain.news import News
 from raven_spool.model import (
     Ack,
@@ -21,7 +22,7 @@ from raven_spool.model import (
     Stay,
     Verdict,
 )
-from raven_spool.policy import Policy, backoff_seconds, judge
+from raven_spool.policy import Policy, ages_from, backoff_seconds, judge
 from raven_spool.protocol import rate_limits
 from raven_spool.spool import Spool
 
@@ -52,6 +53,7 @@ class Outcomes:
         policy: Policy,
         board: Board,
         news: News,
+        clock: Clock,
         on_delivered: Delivered | None,
         on_dead: Died | None,
     ) -> None:
@@ -61,6 +63,7 @@ class Outcomes:
         self._news = news
         self._on_delivered = on_delivered
         self._on_dead = on_dead
+        self._clock = clock
         self.counts = Counts()
         self.answered: list[Claimed] = []
         self._answered_ticks = 0.0
@@ -68,14 +71,16 @@ class Outcomes:
     def take(
         self, claimed: Claimed, outcome: Outcome, sent_ticks: float, now: float, ticks: float
     ) -> None:
+        self._clock.look(now)
         verdict = judge(
             self._policy,
             outcome,
             event=claimed.event,
             attempts=claimed.attempts + 1,
-            first_at=claimed.event.created_at,
+            first_at=ages_from(claimed.event.created_at, self._clock.spared_at),
             last_unanswered=claimed.last_unanswered,
             now=now,
+            spared_at=self._clock.spared_at,
         )
         verdict = _without_keys(verdict, claimed.destination)
         if isinstance(verdict, Retry) and claimed.deaths and _has_raised(outcome):

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 
 from raven_spool.model import Lane
-from raven_spool.policy import Policy, lifetime_seconds
+from raven_spool.policy import Policy, lifetime_seconds, times_too_old
 from raven_spool.spool import Spool
 
 EXPIRED = "expired before it could be delivered"
@@ -33,27 +33,29 @@ class Sweeper:
         at_work: Collection[int],
         now: float,
         ticks: float,
+        spared_at: float,
     ) -> int:
         """Bury expired events of these lanes, drop dead letters that have been dead for long.
 
-        Returns how many were buried. `at_work`: events that are in flight.
+        Returns how many were buried. `at_work`: events that are in flight; `spared_at`: when the
+        clock was set.
 
         Crash:
             What was committed is buried or dropped, the rest is found again.
         """
         if not self._lanes:
             self._lanes.extend(lanes())
-        buried = self._bury(policy, at_work, now)
-        has_more = self._drop(policy, now) or bool(self._lanes)
+        buried = self._bury(policy, at_work, now, spared_at)
+        has_more = self._drop(policy, now, spared_at) or bool(self._lanes)
         self._due_ticks = ticks if has_more else ticks + _REST_SECONDS
         return buried
 
-    def _bury(self, policy: Policy, at_work: Collection[int], now: float) -> int:
+    def _bury(self, policy: Policy, at_work: Collection[int], now: float, spared_at: float) -> int:
         buried = 0
         while self._lanes and buried < _AT_ONCE:
             lane = self._lanes[0]
-            before = now - lifetime_seconds(policy, lane.category)
-            found = self._spool.expired(lane, before, _AT_ONCE)
+            times = times_too_old(lifetime_seconds(policy, lane.category), now, spared_at)
+            found = self._spool.expired(lane, times, _AT_ONCE)
             ids = sorted(set(found) - set(at_work))
             if ids:
                 self._spool.bury(ids, EXPIRED, now)
@@ -62,8 +64,8 @@ class Sweeper:
                 self._lanes.popleft()
         return buried
 
-    def _drop(self, policy: Policy, now: float) -> bool:
+    def _drop(self, policy: Policy, now: float, spared_at: float) -> bool:
         """One page of the dead letters. Returns whether the next is worth a look at once."""
-        before = now - policy.max_age_seconds
-        dropped, self._after_id = self._spool.tidy(before, self._after_id, _AT_ONCE)
+        times = times_too_old(policy.max_age_seconds, now, spared_at)
+        dropped, self._after_id = self._spool.tidy(times, self._after_id, _AT_ONCE)
         return dropped > 0 and self._after_id > 0

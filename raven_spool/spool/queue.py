@@ -266,14 +266,14 @@ class EventQueue(SQLiteAckQueue):
         ).fetchone()
         return None if row[0] is None else float(row[0])
 
-    def expired(self, lane: int, before: float, limit: int) -> list[int]:
-        """Ready events of a lane captured before that, among its first `limit`; but for those
+    def expired(self, lane: int, times: tuple[float, float], limit: int) -> list[int]:
+        """Ready events of a lane captured between these, among its first `limit`; but for those
         revived by hand, which are tried once, however old."""
         rows = self.connection.execute(
-            f"SELECT _id FROM {self._table_name} WHERE timestamp < ? AND _id IN "
+            f"SELECT _id FROM {self._table_name} WHERE timestamp >= ? AND timestamp < ? AND _id IN "
             f"(SELECT _id FROM {self._table_name} WHERE lane = ? AND status < 2 "
             "ORDER BY due, _id LIMIT ?) AND NOT (status = ? AND attempts = 0)",
-            (before, lane, limit, schema.READY),
+            (*times, lane, limit, schema.READY),
         )
         return [row[0] for row in rows]
 

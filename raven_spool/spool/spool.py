@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from raven_spool.errors import EventNotFound, SpoolCorrupt, SpoolError
 from raven_spool.model import Claimed, Destination, Event, Lane, State
 from raven_spool.spool import lanes, native, schema
+from raven_spool.spool.clock import Anchor, read_anchor, write_anchor
 from raven_spool.spool.intake import Intake
 from raven_spool.spool.keeper import Keeper
 from raven_spool.spool.lanes import LaneBook
@@ -242,20 +243,28 @@ class Spool:
         """When the first event of a lane may be tried, None if it has none."""
         return self._read(lambda queue: queue.next_due(lane.id))
 
-    def expired(self, lane: Lane, before: float, limit: int) -> list[int]:
-        """Ready events of a lane that were captured before that, among its first `limit`."""
-        return self._read(lambda queue: queue.expired(lane.id, before, limit))
+    def expired(self, lane: Lane, times: tuple[float, float], limit: int) -> list[int]:
+        """Ready events of a lane that were captured between these, among its first `limit`."""
+        return self._read(lambda queue: queue.expired(lane.id, times, limit))
 
-    def tidy(self, before: float, after_id: int, limit: int) -> tuple[int, int]:
-        """Drop dead letters that died before that, among the first `limit` behind `after_id`.
+    def tidy(self, times: tuple[float, float], after_id: int, limit: int) -> tuple[int, int]:
+        """Drop dead letters that died between these, among the first `limit` behind `after_id`.
 
         Returns how many, and where to go on: 0 if these were the last.
         """
         dead = self._read(lambda queue: queue.list_dead(after_id, limit))
-        ids = [key for key, since in dead if since < before]
+        ids = [key for key, since in dead if times[0] <= since < times[1]]
         self._write(lambda queue: queue.forget_graves())
         dropped = self.drop(ids, "expired") if ids else 0
         return dropped, dead[-1][0] if len(dead) == limit else 0
+
+    def anchor(self) -> Anchor | None:
+        """Both clocks as the last leader read them."""
+        return self._read(read_anchor)
+
+    def set_anchor(self, anchor: Anchor) -> None:
+        """Crash: before the commit the one before stands."""
+        self._write(lambda queue: write_anchor(queue, anchor))
 
     def _destination(self, destination_id: int) -> Destination:
         return self._read(lambda queue: self._book.destination(queue, destination_id))

@@ -24,10 +24,12 @@ def limited(text):
 class Process:
     """One process that drains: workers are stepped and clocks turned by hand."""
 
-    def __init__(self, path, *, workers=1, now=NOW, **options):
+    def __init__(self, path, *, workers=1, now=NOW, boot_id=None, **options):
         self.now, self.ticks = now, 5000.0
         self.spool = Spool(str(path), fsync="no", keys=options.pop("keys", ()))
         policy = options.pop("policy", None) or Policy(wait=tenacity.wait_fixed(BACKOFF_SECONDS))
+        boot_id = boot_id or f"boot {id(self)}"  # each its own: their ticks begin alike
+        options.setdefault("boot", lambda: (boot_id, self.ticks))
         self.drain = Drain(self.spool, policy, workers=workers, **options)
         self._waits = False
 
