@@ -56,6 +56,10 @@ class Board:
             if lane.ready and self.opens_in(lane, now, ticks) <= 0
         ]
 
+    def is_failing(self, lane: Lane) -> bool:
+        """Whether its destination has not answered since it last failed."""
+        return self._destinations[lane.destination_id].lane.failures > 0
+
     def ready_lanes(self) -> list[Lane]:
         return [lane for lane in self._lanes.values() if lane.ready]
 

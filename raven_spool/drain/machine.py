@@ -375,6 +375,9 @@ class Drain:
             self._claim(lane, 1, now, only=own)
 
     def _claim_in_order(self, lane: Lane, limit: int, now: float) -> None:
+        if self._board.is_failing(lane):  # one probe, by another event than the last
+            self._claim(lane, 1, now, of_newest=self._turns.newest_first, fresh_first=True)
+            return
         claimed: set[int] = set()
         for count, of_newest in self._turns.split(lane.id, limit):
             claimed |= self._claim(lane, count, now, of_newest=of_newest, skip=claimed)
@@ -387,6 +390,7 @@ class Drain:
         *,
         only: int | None = None,
         of_newest: bool = False,
+        fresh_first: bool = False,
         skip: Collection[int] = (),
     ) -> set[int]:
         put = self._board.add if only is None else self._board.put_first
@@ -397,6 +401,7 @@ class Drain:
             skip={*self._at_work(), *skip},
             only=only,
             of_newest=of_newest,
+            fresh_first=fresh_first,
         )
         for claimed in found:
             if claimed.deaths >= DEATHS:

@@ -83,7 +83,7 @@ class Outcomes:
             spared_at=self._clock.spared_at,
         )
         verdict = _without_keys(verdict, claimed.destination)
-        if isinstance(verdict, Retry) and claimed.deaths and _has_raised(outcome):
+        if isinstance(verdict, Retry) and self._is_to_blame(claimed, outcome):
             self._blame(claimed, verdict.reason, now)
             return
         if isinstance(verdict, Ack):
@@ -97,6 +97,12 @@ class Outcomes:
             is_buried = isinstance(verdict, Bury)
             self._back_off(claimed, trouble, outcome, sent_ticks, now, ticks, is_buried=is_buried)
         self._place(claimed, verdict, now)
+
+    def _is_to_blame(self, claimed: Claimed, outcome: Outcome) -> bool:
+        """Whether a sender raised at this event again, and has sent others since: one that raises
+        at all of them is broken itself, and must not bury a backlog."""
+        takes_others = not self._board.destination(claimed).lane.failures
+        return _has_raised(outcome) and bool(claimed.deaths) and takes_others
 
     def _blame(self, claimed: Claimed, reason: str, now: float) -> None:
         """A sender raised at it again: it is not the destination's doing."""
@@ -181,7 +187,7 @@ class Outcomes:
                 due=0.0 if trouble.same_next else now + rest,
                 what=trouble.reason,
                 unanswered=isinstance(outcome, Failure) and outcome.maybe_delivered,
-                deaths=int(_has_raised(outcome)),
+                deaths=max(1, claimed.deaths) if _has_raised(outcome) else 0,
             )
         failures = destination.lane.failures + 1
         self._spool.hold(

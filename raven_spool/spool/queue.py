@@ -174,9 +174,17 @@ class EventQueue(SQLiteAckQueue):
 
     # -- claim --------------------------------------------------------------------------------
 
-    def claimable(self, lane: int, now: float, limit: int, *, of_newest: bool = False) -> list[int]:
+    def claimable(
+        self,
+        lane: int,
+        now: float,
+        limit: int,
+        *,
+        of_newest: bool = False,
+        fresh_first: bool = False,
+    ) -> list[int]:
         """Ids of ready events, oldest first; retries whose time has come before fresh ones. Or the
-        newest first, retries among them.
+        newest first, retries among them. `fresh_first`: a retry only where nothing else is left.
 
         Read from the index (lane, due, _id) alone, so that a million rows behind cost nothing.
         """
@@ -190,11 +198,13 @@ class EventQueue(SQLiteAckQueue):
             (lane, now, now + _FARTHEST_SECONDS, limit),
         )
         ids = sorted(row[0] for row in retries)
-        order, count = ("DESC", limit) if of_newest else ("ASC", limit - len(ids))
-        ids += [
-            row[0] for row in self.connection.execute(sql.format("= ?", order), (lane, 0, count))
+        order = "DESC" if of_newest else "ASC"
+        fresh = [
+            row[0] for row in self.connection.execute(sql.format("= ?", order), (lane, 0, limit))
         ]
-        return sorted(ids, reverse=True)[:limit] if of_newest else ids
+        if fresh_first:
+            return (fresh + ids)[:limit]
+        return sorted(fresh + ids, reverse=True)[:limit] if of_newest else (ids + fresh)[:limit]
 
     def lane_of(self, key: int) -> int | None:
         row = self.connection.execute(

@@ -161,9 +161,10 @@ class Spool:
         skip: Collection[int] = (),
         only: int | None = None,
         of_newest: bool = False,
+        fresh_first: bool = False,
     ) -> list[Claimed]:
         """Up to `limit` due events of a lane, oldest first or newest first, without those in
-        `skip`; or `only` one.
+        `skip`; or `only` one. `fresh_first`: one that has failed only where there is no other.
 
         None for a process that no longer leads. Events whose bytes on disk have changed are
         buried on the way.
@@ -179,7 +180,10 @@ class Spool:
             if only is not None:
                 ids = _without([only], skip)
             else:
-                due = queue.claimable(lane.id, now, limit + len(skip), of_newest=of_newest)
+                most = limit + len(skip)
+                due = queue.claimable(
+                    lane.id, now, most, of_newest=of_newest, fresh_first=fresh_first
+                )
                 ids = _without(due, skip)[:limit]
             destination = self._book.destination(queue, lane.destination_id)
             rows = queue.fetch(ids, _CLAIM_BYTES, newest_first=of_newest)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from raven_spool.model import Send, State
+from raven_spool.model import Failure, Fault, Send, State
 from raven_spool.spool import Spool
 from tests.faults.children import Child
 from tests.faults.events import body_of, check_bodies, event_table, make_transport, new_id, send
@@ -235,6 +235,21 @@ def test_event_that_makes_its_sender_raise_is_buried_at_the_third_time(tmp_path:
     assert poison.attempts == 3
     assert "raised LookupError, 3 times" in poison.reason
     assert check_ledger(process.spool)["delivered"] == 38
+    process.crash()
+
+
+def test_sender_that_raises_at_all_events_buries_none(tmp_path: Path) -> None:
+    process = Process(tmp_path / "spool")
+    process.put(*range(1, 6))
+    raised = Failure(fault=Fault.RAISED, message="the sender raised X", maybe_delivered=True)
+
+    for _ in range(60):
+        decision = process.step()
+        if isinstance(decision, Send):
+            process.answer(decision, raised)
+        process.turn(60)
+
+    assert check_ledger(process.spool)["ready"] == 5
     process.crash()
 
 

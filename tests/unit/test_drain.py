@@ -62,6 +62,17 @@ def test_next_probe_is_another_event_while_the_failed_one_backs_off(begin, outco
     assert numbers([process.send()]) == [2]
 
 
+def test_next_probe_is_another_event_though_the_failed_one_is_due_as_well(begin):
+    """With a wait that does not grow, one event that a server always refuses was always first."""
+    process = begin()
+    process.put(1, 2, 3)
+
+    process.answer(process.send(), BROKEN)
+    process.turn(BACKOFF_SECONDS + 5)
+
+    assert numbers([process.send()]) == [2]
+
+
 def test_destination_is_probed_by_one_event_then_ramps_up(begin):
     process = begin(workers=8)
     process.put(*range(1, 41))
