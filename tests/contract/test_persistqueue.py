@@ -272,7 +272,7 @@ def test_serializer_is_asked_to_dump_and_load(tmp_path):
 
 @pytest.fixture
 def ours(tmp_path):
-    made = EventQueue(str(tmp_path), synchronous="NORMAL", max_pages=1000)
+    made = EventQueue(str(tmp_path), synchronous="NORMAL", max_pages=1000, checkpoint_pages=1000)
     yield made
     made.close()
 
@@ -320,7 +320,7 @@ def test_opening_ours_counts_no_rows(ours, tmp_path):
             connection.set_trace_callback(seen.append)
             return connection
 
-    Traced(str(tmp_path), synchronous="NORMAL", max_pages=1000).close()
+    Traced(str(tmp_path), synchronous="NORMAL", max_pages=1000, checkpoint_pages=1000).close()
 
     assert not [text for text in seen if "COUNT(" in text.upper()], (
         MOVED + "opening counts the rows by another way than _count"
