@@ -10,6 +10,7 @@ SERVER_VENV := .cache/bugsink-venv
 
 # A stamp names its Python, so that `make test PYTHON=python3.12` is not served by 3.11's.
 READY := $(VENV)/.ready-$(notdir $(PYTHON))
+PEERS_READY := $(VENV)/.peers-$(notdir $(PYTHON))
 SERVER_READY := $(SERVER_VENV)/.ready-$(notdir $(PYTHON))
 PIP_INSTALL := -m pip --quiet --disable-pip-version-check --no-input install
 
@@ -35,13 +36,15 @@ lint: $(READY)  ## Style and format
 types: $(READY)  ## The type checker, strict
 	@$(BIN)/mypy
 
-bench: $(READY)  ## Each benchmark, one after another
+bench: $(PEERS_READY)  ## Each benchmark, one after another
 	@for program in bench/[a-z]*.py; do echo "$$program"; $(BIN)/python "$$program" || exit 1; done
 
-faults: $(READY) $(SERVER_READY)  ## The long fault tests: kills, full disks, broken files
+# Only a whole run without a failure is published: one with ARGS is for looking.
+faults: $(READY) $(SERVER_READY)  ## The long fault tests; fills docs/reliability.md
 	@rm -f .cache/evidence.jsonl
 	@RAVEN_SPOOL_BUGSINK_VENV=$(CURDIR)/$(SERVER_VENV) RAVEN_SPOOL_EVIDENCE=$(CURDIR)/.cache/evidence.jsonl \
-		$(BIN)/pytest -q -m 'soak or evidence' $(ARGS)
+		$(BIN)/pytest -q -m 'soak or evidence' --junitxml=.cache/faults.xml $(ARGS)
+	@$(if $(ARGS),,$(BIN)/python bench/_page.py --evidence .cache/evidence.jsonl --tests .cache/faults.xml)
 
 clean:  ## Remove all that was made here, the virtual environments too
 	@rm -rf $(VENV) .cache build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -51,6 +54,11 @@ $(READY): pyproject.toml tools/make-venv
 	@echo "installing raven_spool and its development tools into $(VENV)"
 	@PYTHON='$(PYTHON)' tools/make-venv $(VENV)
 	@$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(PEERS_READY): $(READY)
+	@echo "installing what bench/reliability.py compares with"
+	@$(BIN)/python $(PIP_INSTALL) --editable '.[peers]'
 	@touch $@
 
 # After the first one: what Debian lacks for both is then there already, also under `make -j`.

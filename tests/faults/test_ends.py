@@ -244,7 +244,7 @@ def check_program(path: Path, name: str, *args: str) -> int:
     assert "Traceback" not in ran.stderr, ran.stderr
     assert "Exception ignored" not in ran.stderr, ran.stderr
     evidence.note(
-        f"a program with {' '.join([name, *args])}",
+        f"a program that ends oddly: {' '.join([name, *args])}",
         promise=1,
         tried="1 run",
         events=len(returned),
