@@ -238,6 +238,15 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
+def sync_ancestors(path: str) -> None:
+    """The names of a directory and of all above it, as far as we may read those."""
+    directory = os.path.dirname(os.path.realpath(path))
+    with contextlib.suppress(OSError):
+        sync_directory(directory)
+    if directory != os.path.dirname(directory):
+        sync_ancestors(directory)
+
+
 @contextlib.contextmanager
 def _under_another_name(path: str) -> Iterator[str]:
     """A name to make something under; it appears at `path` then, unless something is there."""

@@ -21,6 +21,7 @@ from raven_spool.spool.files import (
     make_directory,
     open_private,
     replace,
+    sync_ancestors,
     sync_directory,
 )
 from raven_spool.spool.gate import Gate
@@ -143,9 +144,14 @@ class DiskPlace:
         return generation
 
     def publish(self, generation: str) -> None:
+        # All that leads to it first: what is committed must not hang on a name that a power cut
+        # takes, whoever made it.
+        database = os.path.join(self.directory(generation), DATABASE)
+        self._sync_log(database + "-wal")
         sync_directory(self.directory(generation))
+        sync_ancestors(self.directory(generation))
         replace(self._current, generation + "\n")
-        self._remember(os.path.join(self.directory(generation), DATABASE))
+        self._remember(database)
 
     def discard(self, generation: str) -> None:
         # Else a full disk would gain a directory at each attempt.
@@ -181,11 +187,14 @@ class DiskPlace:
         return not found or found != self._identity
 
     def sync(self) -> None:
-        if not self._database:
-            return
-        # The WAL carries no POSIX locks, so it may be opened and closed.
+        if self._database:
+            self._sync_log(self._database + "-wal")
+
+    def _sync_log(self, log: str) -> None:
+        # The WAL carries no POSIX locks, so it may be opened and closed. Its name is on the disk
+        # since its first frame: SQLite syncs that with the header, also under NORMAL.
         try:
-            descriptor = posix.open(self._database + "-wal", os.O_RDWR | os.O_CLOEXEC)
+            descriptor = posix.open(log, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return  # checkpointed and closed, which syncs
         try:
