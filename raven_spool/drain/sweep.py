@@ -11,7 +11,7 @@ from raven_spool.spool import Spool
 EXPIRED = "expired before it could be delivered"
 
 _REST_SECONDS = 60.0
-_AT_ONCE = 250  # a statement of so many takes some milliseconds (bench/flood.py)
+_AT_ONCE = 250  # in one statement: applications wait at the gate meanwhile
 
 
 class Sweeper:

@@ -39,9 +39,15 @@ def _read_boot_id() -> str:
 def read_anchor(queue: "EventQueue") -> Anchor | None:
     row = queue.connection.execute("SELECT value FROM meta WHERE key = 'clock'").fetchone()
     try:
-        return Anchor(**json.loads(row[0])) if row else None
-    except (ValueError, TypeError):
-        return None  # of another version: as if there was none
+        found = json.loads(row[0]) if row else {}
+        return Anchor(
+            boot_id=str(found["boot_id"]),
+            up_seconds=float(found["up_seconds"]),
+            at=float(found["at"]),
+            spared_at=float(found["spared_at"]),
+        )
+    except (ValueError, TypeError, KeyError):
+        return None  # none yet, or damaged: as if there was none
 
 
 def write_anchor(queue: "EventQueue", anchor: Anchor) -> None:
