@@ -1,14 +1,16 @@
 """The spool on disk against a dict: any order of verbs, by two processes, with crashes between.
 
 Two `Spool` objects over one directory stand for two processes: all they share is the directory
-(flock and SQLite tell them apart). One of them at a time leads.
+(flock and SQLite tell them apart). One of them at a time leads. Now and then there is a third, a
+real one: a forked child that enqueues, and ends or is killed in the middle.
 """
 
+import os
 import shutil
+import signal
 import tempfile
-from collections import Counter
-from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -17,54 +19,23 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from raven_spool.model import Claimed, State
 from raven_spool.spool import TURNED_AWAY, Spool
+from tests.stateful.spool_model import Known, Model, die_at_insert, in_child
+from tests.support import evidence
 from tests.support.spools import HERE, NOW, THERE, discard, event, number_of
 
 CAP_BYTES = 1 << 20  # the smallest there is, so that a few large events fill it
+_HOUR_SECONDS = 3600.0
+_YEAR_SECONDS = 365 * 24 * _HOUR_SECONDS
+_FARTHEST_SECONDS = _HOUR_SECONDS  # what is due later was written before the clock jumped back
 DESTINATIONS = {"here": HERE, "there": THERE}
 CATEGORIES = ("error", "transaction")
 # With few values and many repeats: rare sizes would hide behind common ones.
 BODIES = st.sampled_from([b"", b"{}", b"x" * 1000, b"y" * 100_000])
-
-
-@dataclass
-class Known:
-    """What the model knows of one stored event."""
-
-    number: int
-    lane: tuple[str, str]
-    body: bytes
-    state: State = State.READY
-    attempts: int = 0
-    due: float = 0.0
-
-
-@dataclass
-class Model:
-    stored: dict[int, Known] = field(default_factory=dict)  # by id
-    accepted: int = 0
-    delivered: int = 0
-    dropped: Counter = field(default_factory=Counter)
-    graves: dict[int, str] = field(default_factory=dict)  # id -> the reason it was dropped for
-    holds: dict[tuple[str, str], tuple[str, float]] = field(default_factory=dict)
-
-    def count(self, state):
-        return sum(known.state is state for known in self.stored.values())
-
-    def deliver(self, key):
-        if self.stored.pop(key, None) is not None:
-            self.delivered += 1
-        elif key in self.graves:
-            self.dropped[self.graves.pop(key)] -= 1
-            self.delivered += 1
-
-    def drop(self, key, reason):
-        del self.stored[key]
-        self.dropped[reason] += 1
-        self.graves[key] = reason
 
 
 class SpoolMachine(RuleBasedStateMachine):
@@ -147,17 +118,18 @@ class SpoolMachine(RuleBasedStateMachine):
 
     # -- claim --------------------------------------------------------------------------------
 
-    def _claimable(self, lane):
-        ready = [
+    def _claimable(self, lane, limit):
+        ready = sorted(
             (known.due, key)
             for key, known in self.model.stored.items()
             if known.lane == lane
             and known.state is State.READY
-            and key not in self.live
-            and known.due <= self.now
-        ]
-        retries = sorted(key for due, key in ready if due > 0)
-        return retries + sorted(key for due, key in ready if due == 0)
+            and not self.now < known.due <= self.now + _FARTHEST_SECONDS
+        )
+        looked_at = limit + len(self.live)
+        retries = sorted([key for due, key in ready if due > 0][:looked_at])
+        fresh = [key for due, key in ready if due == 0]
+        return [key for key in retries + fresh if key not in self.live][:limit]
 
     @precondition(lambda self: self.model.stored)
     @rule(choice=st.data(), limit=st.integers(1, 5), later=st.sampled_from([0.0, 1.0, 100.0]))
@@ -167,7 +139,7 @@ class SpoolMachine(RuleBasedStateMachine):
             st.sampled_from(sorted({one.lane for one in self.model.stored.values()}))
         )
         lane = self._lanes()[wanted]
-        expected = sorted(self._claimable(wanted)[:limit])
+        expected = sorted(self._claimable(wanted, limit))
         found = self.spool.claim(lane, limit=limit, now=self.now, skip=set(self.live))
         assert [one.id for one in found] == expected
         for one in found:
@@ -205,8 +177,9 @@ class SpoolMachine(RuleBasedStateMachine):
     def ack_late_or_twice(self, choice, by):
         claimed = choice.draw(st.sampled_from(self.past))
         self.spools[by].ack([claimed, claimed])
-        self.model.deliver(claimed.id)
-        self.live.pop(claimed.id, None)
+        if claimed.generation == self.spool._store.generation:  # else it was of a broken file
+            self.model.deliver(claimed.id)
+            self.live.pop(claimed.id, None)
 
     @precondition(lambda self: self.live)
     @rule(choice=st.data(), due=st.sampled_from([0.0, 1.0, 30.0]))
@@ -333,7 +306,82 @@ class SpoolMachine(RuleBasedStateMachine):
             if known.state is State.READY:
                 known.due = 0.0
 
+    # -- time and the file ----------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([_HOUR_SECONDS, 7 * _HOUR_SECONDS, 2 * _YEAR_SECONDS]))
+    def clock_jumps(self, seconds):
+        """Back or forth: further than any back-off is long."""
+        self.now += seconds if self.now < NOW else -seconds
+
+    @precondition(lambda self: len(self.model.stored) > 3 and self.number % 3 == 0)
+    @rule(by=st.integers(0, 1))
+    def file_is_emptied(self, by):
+        """Whoever meets it begins a fresh one; ids begin again, and old claims mean nothing."""
+        generation = self.spools[by]._store.generation
+        with open(f"{self.path}/spool/current") as current:
+            database = f"{self.path}/spool/{current.read().strip()}/data.db"
+        with open(database + ".new", "w"):
+            pass
+        os.replace(database + ".new", database)
+        assert self.spools[by].stats()["accepted"] == 0
+        assert self.spools[by]._store.generation != generation
+        self.spools[self.leader].leadership.let_go(clean=False)
+        self._forget_claims()
+        self.model = Model()
+
     # -- processes ----------------------------------------------------------------------------
+
+    @rule(by=st.integers(0, 1))
+    def child_enqueues(self, by):
+        """Forked while both have the file open; it uses what it was given."""
+        before = self._look()
+        (made,) = self._make(1)
+        assert in_child(lambda: self.spools[by].enqueue(made, HERE)) == 0
+        self._learn_of_child(before, [made])
+
+    @rule(by=st.integers(0, 1), side=st.sampled_from(["before", "after"]))
+    def child_is_killed(self, by, side):
+        """In the middle of its second commit; a spool that it has open it never closes."""
+        before = self._look()
+        first, second = self._make(2)
+
+        def enqueue_and_die():
+            fresh = self._open()
+            fresh.enqueue(first, HERE)
+            die_at_insert(side)
+            (fresh, self.spools[by])[by].enqueue(second, HERE)
+
+        code = in_child(enqueue_and_die)
+        if code == 0:  # nothing was inserted: the spool is full, and turns away what comes
+            assert self.overflow == "drop_newest"
+            assert self.model.count(State.READY) + self.model.count(State.DEAD) > 0
+        else:
+            assert code == -signal.SIGKILL
+        is_whole = code == 0 or side == "after"
+        self._learn_of_child(before, [first, second] if is_whole else [first])
+
+    def _make(self, count):
+        self.number += count
+        numbers = range(self.number - count + 1, self.number + 1)
+        return [event(number, created_at=self.now) for number in numbers]
+
+    def _look(self):
+        return self.spools[0].stats()["accepted"], self._overflowed()
+
+    def _learn_of_child(self, before, made):
+        """What it committed before its end is there, or was turned away; nothing else is."""
+        accepted, overflowed = (now - then for now, then in zip(self._look(), before, strict=True))
+        assert accepted == len(made)
+        self.model.accepted += accepted
+        known = {known.number for known in self.model.stored.values()}
+        newest = {number_of(one.event): one.id for one in self.spools[0].page(limit=len(made))}
+        there = {number: key for number, key in newest.items() if number not in known}
+        for number, key in there.items():
+            self.model.stored[key] = Known(number, ("here", "error"), b"{}")
+        turned_away = len(made) - len(there)
+        assert not turned_away or self.overflow == "drop_newest"
+        self.model.dropped["overflow"] += turned_away
+        self._learn_of_evictions(overflowed - turned_away)
 
     @rule(by=st.integers(0, 1))
     def reopen_the_spool(self, by):
@@ -447,7 +495,24 @@ def _walk(spool, state):
         before_id = page[-1].id
 
 
+STEPS = 50
+SOAK_RUNS = 300
+
 TestSpoolMachine = SpoolMachine.TestCase
 TestSpoolMachine.settings = settings(
-    max_examples=settings.default.max_examples // 2, stateful_step_count=50
+    max_examples=settings.default.max_examples // 3, stateful_step_count=STEPS
 )
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_spool_machine_farther_on():
+    long = settings(max_examples=SOAK_RUNS, stateful_step_count=STEPS)
+    run_state_machine_as_test(SpoolMachine, settings=long)
+    evidence.note(
+        "the verbs of the spool in random orders against a dict: enqueue, claim, ack, nack, bury, "
+        "removal, revival, rerouting, overflow, forks, kills, clock jumps, an empty file",
+        promise=2,
+        tried=f"{SOAK_RUNS} runs of up to {STEPS} steps",
+        seen="every counter, lane and listing as in the dict after each step",
+    )
