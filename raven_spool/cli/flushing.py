@@ -70,6 +70,7 @@ def flush(spool: Spool, options: Options, wish: Wish, watch: Watch) -> Ending:
     Crash:
         What was not acked is ready, and will be sent again.
     """
+    _salvage(spool, watch)
     spool.forget_backoff()
     troubles = 0
     while spool.stats()["ready"]:
@@ -83,6 +84,13 @@ def flush(spool: Spool, options: Options, wish: Wish, watch: Watch) -> Ending:
         if ending is not Ending.MOVED:
             return ending
     return Ending.SETTLED
+
+
+def _salvage(spool: Spool, watch: Watch) -> None:
+    """Events of a file that broke: a leader brings them back, and there may be none."""
+    if spool.leadership.take():
+        while spool.salvage.step()[0]:
+            watch()
 
 
 # -- leading --------------------------------------------------------------------------------------

@@ -104,6 +104,7 @@ class Drain:
         self._idle_ticks: float | None = None
         self._finish_ticks: float | None = None
         self._stopping = False
+        self._is_salvaging = False  # events of a broken file are coming back
 
     # -- what workers call --------------------------------------------------------------------
 
@@ -254,8 +255,8 @@ class Drain:
             self._turns.count(claimed.lane)
             return self._send(claimed, now, ticks) or Wait(_LEAST_WAIT_SECONDS)
         self._outcomes.settle()
-        if self._passed_over:
-            return Wait(_LEAST_WAIT_SECONDS)  # they come last now: look what stood behind them
+        if self._passed_over or self._is_salvaging:
+            return Wait(_LEAST_WAIT_SECONDS)  # look what stands behind them, or comes back
         return self._rest(now, ticks)
 
     def _decide_visit(self, hand: list[Send], now: float, ticks: float, own: int) -> None:
@@ -289,6 +290,9 @@ class Drain:
         if leadership.careful:
             self._careful = UNACKED + self.workers
             leadership.careful = False
+        self._is_salvaging, text = self.spool.salvage.step()
+        if text:
+            self._news.log(logging.WARNING, text)
         return True
 
     def _follow(self) -> Decision:

@@ -18,6 +18,7 @@ from raven_spool.spool.limits import Limits
 from raven_spool.spool.places import MEMORY
 from raven_spool.spool.room import used_pages
 from raven_spool.spool.rows import StoredRow
+from raven_spool.spool.salvage import Salvage
 from raven_spool.spool.schema import PAGE_BYTES
 from raven_spool.spool.sealing import Seal, key_id
 from raven_spool.spool.store import Store
@@ -83,6 +84,7 @@ class Spool:
         )
         self.leadership = Leadership(path, self._store)
         self.watchdog = Watchdog(self._store, warn_age_seconds)
+        self.salvage = Salvage(path, self._store, self._book, self.leadership)
         self._bell = Bell(path)
 
     @staticmethod
@@ -195,7 +197,7 @@ class Spool:
         if found is None:
             return []
         rows, destination, generation = found
-        if destination is lanes.LOST:
+        if destination == lanes.LOST:
             self.bury([row.id for row in rows], _LOST, now, generation=generation)
             return []
         opened = [(row, open_event(row, lane.category, self._seal)) for row in rows]
@@ -571,7 +573,7 @@ class Spool:
         broken = self._store.generation
         if self._store.quarantine(broken, timeout_seconds):
             log.error(
-                "%s; a fresh file was begun and the old one left in %s",
+                "%s; a fresh file was begun; what can be read of the old one, %s, comes back",
                 error,
                 os.path.join(self.path, broken.partition(".")[0]),
             )

@@ -85,7 +85,7 @@ LOSSES: dict[str, tuple[str, tuple[Any, ...]]] = {
 
 
 def fill(path: Path) -> None:
-    spool = Spool(str(path))
+    spool = Spool(str(path), fsync="no")
     for number in (1, 2, 3):
         spool.enqueue(event(number), HERE)
     discard(spool)

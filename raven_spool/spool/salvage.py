@@ -1,0 +1,252 @@
+"""Brings back what can be read of generations that were put aside, a few events at a time.
+
+The leader does it between two sends. How far it has come stands in the live file, written in the
+same transaction as the rows it covers, the one place where a commit is more than one statement:
+a kill between the two would bring events back twice, or not at all.
+"""
+
+import os
+import re
+import sqlite3
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from raven_spool.errors import SpoolBusy, SpoolFull
+from raven_spool.spool import schema
+from raven_spool.spool.lanes import LaneBook
+from raven_spool.spool.leader import Leadership
+from raven_spool.spool.places import MEMORY
+from raven_spool.spool.rows import StoredRow
+from raven_spool.spool.store import Store
+from raven_spool.spool.stored import is_whole
+from raven_spool.spool.wreck import Progress, Wreck, progress_text, read_progress, table_of
+
+if TYPE_CHECKING:
+    from raven_spool.spool.queue import EventQueue
+
+_PATIENCE_SECONDS = 0.2
+_FULL_SECONDS = 60.0
+_NAME = re.compile(r"g-[0-9a-z]+")
+_EVENT_ID = re.compile(r"[0-9a-f]{32}")
+_DAMAGED = "damaged on disk (its checksum does not match)"
+_COLUMNS = ", ".join(StoredRow._fields[1:])  # the id is the new file's
+_MARKS = ", ".join("?" * len(StoredRow._fields[1:]))
+
+
+class Salvage:
+    """Used by one thread at a time (the drain's lock)."""
+
+    def __init__(self, path: str, store: Store, book: LaneBook, leadership: Leadership) -> None:
+        self._path = path
+        self._store = store
+        self._book = book
+        self._leadership = leadership
+        self._seen: tuple[str, int] = ("", 0)
+        self._wrecks: list[str] = []
+        self._paused_until = 0.0
+
+    def step(self) -> tuple[bool, str]:
+        """Bring back some more. Returns whether that is not all, and what is to be told.
+
+        For who leads; where nothing was put aside it costs a comparison.
+
+        Crash:
+            What was committed is not read again; all else is.
+        """
+        if self._path == MEMORY or time.monotonic() < self._paused_until:
+            return False, ""
+        try:
+            seen = (self._store.generation, self._leadership.epoch)
+            if seen != self._seen:
+                self._wrecks = self._look()
+                self._seen = seen
+            return self._advance() if self._wrecks else (False, "")
+        except SpoolBusy:
+            return True, ""
+        except (SpoolFull, OSError):
+            self._paused_until = time.monotonic() + _FULL_SECONDS
+            return False, ""
+
+    # -- finding ------------------------------------------------------------------------------
+
+    def _look(self) -> list[str]:
+        if len(self._directories()) < 2:
+            return []
+        return self._store.write(self._sort_out, _PATIENCE_SECONDS)
+
+    def _directories(self) -> list[str]:
+        """Oldest first."""
+        with os.scandir(self._path) as found:
+            entries = [
+                entry
+                for entry in found
+                if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            ]
+        entries.sort(key=lambda entry: entry.stat(follow_symlinks=False).st_mtime)
+        return [entry.name for entry in entries]
+
+    def _sort_out(self, queue: "EventQueue") -> list[str]:
+        """What is to be brought back. Behind the gate, where nobody is about to begin one."""
+        live = self._store.generation.partition(".")[0]
+        names = [name for name in self._directories() if name != live]
+        for name in names:
+            self._adopt(queue, name)
+        kept = [name for name in names if self._progress(queue, name).is_done]
+        for name in kept[:-1]:
+            self._remove(queue, name)
+        for name in kept[-1:]:
+            if not self._progress(queue, name).is_kept:
+                self._remove(queue, name)
+        return [name for name in names if name not in kept]
+
+    def _adopt(self, queue: "EventQueue", name: str) -> None:
+        """If it broke in the middle of bringing back an older one, that goes on from there."""
+        wreck = self._wreck(queue, name)
+        with wreck.opened() as connection:
+            notes = wreck.notes(connection) if connection else []
+        queue.connection.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", notes)
+
+    def _wreck(self, queue: "EventQueue", name: str) -> Wreck:
+        return Wreck(os.path.join(self._path, name), table_of(queue))
+
+    def _progress(self, queue: "EventQueue", name: str) -> Progress:
+        row = queue.connection.execute(
+            "SELECT CAST(value AS TEXT) FROM meta WHERE key = ?", (_key(name),)
+        ).fetchone()
+        return read_progress(row[0] if row else None)
+
+    def _remove(self, queue: "EventQueue", name: str) -> None:
+        self._wreck(queue, name).remove()
+        queue.connection.execute("DELETE FROM meta WHERE key = ?", (_key(name),))
+
+    # -- bringing back ------------------------------------------------------------------------
+
+    def _advance(self) -> tuple[bool, str]:
+        name = self._wrecks[0]
+        outcome = self._store.write(lambda queue: self._bring_back(queue, name), _PATIENCE_SECONDS)
+        if outcome == "moved":  # another leader, or we again, in a fresh file: look anew
+            self._seen = ("", 0)
+            return True, ""
+        if outcome == "broken":
+            self._store.read(lambda queue: self._wreck(queue, name).mend())
+        if outcome in ("", "broken"):
+            return True, ""
+        self._wrecks.remove(name)
+        return bool(self._wrecks), "" if outcome == "removed" else outcome
+
+    def _bring_back(self, queue: "EventQueue", name: str) -> str:
+        """One batch. "": there is more; "broken": a mended copy is needed; "moved":
+        it is no longer ours to do; "removed", or what is to be told of its end."""
+        if not self._leadership.still_leads(queue) or self._is_live(name):
+            return "moved"
+        wreck, progress = self._wreck(queue, name), self._progress(queue, name)
+        with wreck.opened() as connection:
+            if connection is not None:
+                self._copy(queue, name, wreck, connection, progress)
+                if not progress.is_done:
+                    return ""
+            elif not wreck.holds_nothing:
+                if not wreck.is_mended:
+                    return "broken"
+                progress.is_done = progress.is_kept = True
+                self._commit(queue, name, progress, [], {})
+        if progress.is_kept:
+            return f"some events could not be read back: the old file is kept in {name}"
+        self._remove(queue, name)
+        return "removed"
+
+    def _is_live(self, name: str) -> bool:
+        return self._store.generation.partition(".")[0] == name
+
+    def _copy(
+        self,
+        queue: "EventQueue",
+        name: str,
+        wreck: Wreck,
+        connection: sqlite3.Connection,
+        progress: Progress,
+    ) -> None:
+        found = wreck.read(connection, progress)
+        rows = [row for row in found if _is_event(row)]
+        progress.is_kept = progress.is_kept or len(rows) < len(found)
+        for lane, count in Counter(row.lane for row in rows).items():
+            progress.back[str(lane)] = progress.back.get(str(lane), 0) + count
+        lost = _missing(wreck.kept(connection), progress) if progress.is_done else {}
+        progress.is_kept = progress.is_kept or bool(lost)
+        # Before the transaction: were it rolled back, the book would know lanes that are not there.
+        lanes = {
+            lane: self._book.lane_id(queue, *wreck.lane(connection, lane))
+            for lane in {*lost, *(row.lane for row in rows)}
+        }
+        lost_there = {lanes[lane]: count for lane, count in lost.items()}
+        moved = [row._replace(lane=lanes[row.lane]) for row in rows]
+        self._commit(queue, name, progress, moved, lost_there)
+
+    def _commit(
+        self,
+        queue: "EventQueue",
+        name: str,
+        progress: Progress,
+        rows: list[StoredRow],
+        lost: dict[int, int],
+    ) -> None:
+        execute = queue.connection.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            for row in rows:
+                _insert(queue, row)
+            for lane, count in lost.items():
+                # As if they had died first: by accepted alone a trigger would count an overflow.
+                execute(
+                    "UPDATE lanes SET accepted = accepted + ?1, dead = dead + ?1 WHERE id = ?2",
+                    (count, lane),
+                )
+                execute("UPDATE lanes SET dead = dead - ? WHERE id = ?", (count, lane))
+                execute(
+                    "INSERT INTO drops VALUES (?, 'corrupt', ?) "
+                    "ON CONFLICT DO UPDATE SET events = events + excluded.events",
+                    (lane, count),
+                )
+            execute(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)", (_key(name), progress_text(progress))
+            )
+            execute("COMMIT")
+        finally:
+            if queue.connection.in_transaction:
+                execute("ROLLBACK")
+
+
+def _key(name: str) -> str:
+    return f"salvage:{name}"
+
+
+def _missing(kept: dict[int, int], progress: Progress) -> dict[int, int]:
+    """What the old ledger has, by lane, and nobody could read."""
+    missing = {lane: count - progress.back.get(str(lane), 0) for lane, count in kept.items()}
+    return {lane: count for lane, count in missing.items() if count > 0}
+
+
+def _is_event(row: StoredRow) -> bool:
+    """Whether it can be told from noise; a damaged one is kept as a dead letter."""
+    return bool(_EVENT_ID.fullmatch(row.event_id)) and row.endpoint in ("store", "envelope")
+
+
+def _insert(queue: "EventQueue", row: StoredRow) -> None:
+    """As it was: the triggers count it as ready, and the second statement as dead."""
+    is_dead, reason = row.status >= schema.DEAD, row.reason
+    if not is_whole(row):
+        is_dead, reason = True, _DAMAGED
+    row = row._replace(
+        status=schema.READY if is_dead else min(max(row.status, 0), schema.READY),
+        size=len(row.data),
+        reason=reason,
+    )
+    table = table_of(queue)
+    cursor = queue.connection.execute(
+        f"INSERT INTO {table} ({_COLUMNS}) VALUES ({_MARKS})", tuple(row)[1:]
+    )
+    if is_dead:
+        queue.connection.execute(
+            f"UPDATE {table} SET status = ? WHERE _id = ?", (schema.DEAD, cursor.lastrowid)
+        )

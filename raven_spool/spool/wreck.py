@@ -1,0 +1,244 @@
+"""A generation that was put aside, read as far as it can be read.
+
+Nothing is committed to it any more: every commit looks behind the gate whether `current` has moved.
+It is opened read-only and its files stay as they lie. Where its first page is broken, a copy is
+read that has this page from a fresh file: the tables of all spools begin on the same pages.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from raven_spool.model import Destination
+from raven_spool.spool.files import create_private
+from raven_spool.spool.lanes import LOST, read_destination
+from raven_spool.spool.late import load_queue
+from raven_spool.spool.places import DATABASE, MEMORY
+from raven_spool.spool.rows import STORED_COLUMNS, StoredRow
+
+if TYPE_CHECKING:
+    from raven_spool.spool.queue import EventQueue
+
+_PAGE_BYTES = 4096
+_MENDED = "mended.db"
+_AT_ONCE = 64  # in one go, behind the gate: a few milliseconds
+_LOOKS = 500
+_BYTES_AT_ONCE = 1 << 20
+_BLIND = 10_000  # ids tried in a row: an interior page that is gone holds no more
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far one has been brought back; kept in the live file, with the rows it covers."""
+
+    last: int = 0
+    blind: int = 0
+    back: dict[str, int] = field(default_factory=dict)  # events, by their old lane
+    is_done: bool = False
+    is_kept: bool = False  # something in it could not be read
+
+
+class Wreck:
+    def __init__(self, directory: str, table: str) -> None:
+        self._directory = directory
+        self._table = table
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[sqlite3.Connection | None]:
+        """None where not even its tables can be found."""
+        for name in (_MENDED, DATABASE):
+            if _size(self._file(name)):
+                with contextlib.closing(_connect(self._file(name))) as connection:
+                    yield connection if self._has_tables(connection) else None
+                return
+        yield None
+
+    def _has_tables(self, connection: sqlite3.Connection) -> bool:
+        try:
+            connection.execute(f"SELECT 1 FROM {self._table} WHERE _id = 0").fetchall()
+        except sqlite3.DatabaseError:
+            return False
+        return True
+
+    @property
+    def is_mended(self) -> bool:
+        return _size(self._file(_MENDED)) > 0
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Begun by a process that died before it was published."""
+        if not _size(self._file(DATABASE)):
+            return not _size(self._file(DATABASE + "-wal"))
+        with contextlib.closing(_connect(self._file(DATABASE))) as connection:
+            try:
+                found = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            except sqlite3.DatabaseError:
+                return False
+            return bool(found == (0,))
+
+    def mend(self) -> None:
+        """Make the copy."""
+        copy = self._file(_MENDED)
+        with contextlib.closing(
+            load_queue()(MEMORY, synchronous="NORMAL", max_pages=64, checkpoint_pages=0)
+        ) as fresh:
+            page = bytearray(fresh.connection.serialize()[:_PAGE_BYTES])
+        pages = max(1, _size(self._file(DATABASE)) // _PAGE_BYTES)
+        page[18:20] = b"\x02\x02"  # there may be a WAL
+        page[28:32] = pages.to_bytes(4, "big")
+        page[32:40] = bytes(8)  # no free pages: nothing will be written
+        _copy(self._file(DATABASE), copy + ".new")
+        _copy(self._file(DATABASE + "-wal"), copy + "-wal")
+        with open(copy + ".new", "r+b") as file:
+            file.write(page)
+        os.rename(copy + ".new", copy)
+
+    # -- rows ---------------------------------------------------------------------------------
+
+    def read(self, connection: sqlite3.Connection, progress: Progress) -> list[StoredRow]:
+        """Some more rows, oldest first. Each is looked up by its own id: in a broken tree a walk
+        along the leaves may meet one twice, stray elsewhere, or end too early."""
+        rows: list[StoredRow] = []
+        size = 0
+        for _ in range(_LOOKS):
+            row = self._next(connection, progress)
+            if row is not None:
+                rows.append(row)
+                size += len(row.data)
+            if progress.is_done or len(rows) >= _AT_ONCE or size >= _BYTES_AT_ONCE:
+                break
+        return rows
+
+    def _next(self, connection: sqlite3.Connection, progress: Progress) -> StoredRow | None:
+        try:
+            row = self._row(connection, progress.last + 1)
+        except sqlite3.DatabaseError:
+            row, progress.is_kept = None, True
+        if row is None:
+            self._step_over(connection, progress)
+            return None
+        progress.last, progress.blind = row.id, 0
+        return row
+
+    def _step_over(self, connection: sqlite3.Connection, progress: Progress) -> None:
+        """One id further, or over a gap that is no hole but was delivered."""
+        ahead = [at for at in self._ahead(connection, progress.last) if at != progress.last]
+        progress.blind += 1
+        if not ahead or progress.blind > 2 * _BLIND:
+            progress.is_done = True
+        elif min(ahead) - progress.last > _BLIND:
+            progress.last = min(ahead) - 1
+        else:
+            progress.last += 1
+
+    def _ahead(self, connection: sqlite3.Connection, after: int) -> Iterator[int]:
+        """The next id, and the last that was ever given; `after` stands for the end, and what
+        can't be read for something that may come."""
+        for sql in (
+            f"SELECT _id FROM {self._table} WHERE _id > ? ORDER BY _id LIMIT 1",
+            "SELECT MAX(seq) FROM sqlite_sequence WHERE seq > ?",
+        ):
+            try:
+                (found,) = connection.execute(sql, (after,)).fetchone() or (None,)
+                yield max(found, after) if isinstance(found, int) else after
+            except sqlite3.DatabaseError:
+                yield after + 1
+
+    def _row(self, connection: sqlite3.Connection, key: int) -> StoredRow | None:
+        found = connection.execute(
+            f"SELECT {STORED_COLUMNS} FROM {self._table} WHERE _id = ?", (key,)
+        ).fetchone()
+        return StoredRow._make(found) if found else None
+
+    # -- what stands beside them --------------------------------------------------------------
+
+    def lane(self, connection: sqlite3.Connection, lane: int) -> tuple[Destination, str]:
+        try:
+            settings, category = connection.execute(
+                "SELECT (SELECT settings FROM destinations WHERE id = lanes.destination), "
+                "CAST(category AS TEXT) FROM lanes WHERE id = ?",
+                (lane,),
+            ).fetchone()
+        except (sqlite3.DatabaseError, TypeError):
+            return LOST, "error"
+        return read_destination(settings), category or "error"
+
+    def kept(self, connection: sqlite3.Connection) -> dict[int, int]:
+        """How many events its ledger says each lane has; nothing, where that can't be read."""
+        try:
+            rows = connection.execute(
+                "SELECT id, CAST(ready AS INTEGER) + CAST(dead AS INTEGER) FROM lanes"
+            )
+            return {int(lane): int(count) for lane, count in rows if 0 < count < 1 << 32}
+        except sqlite3.DatabaseError:
+            return {}
+
+    def notes(self, connection: sqlite3.Connection) -> list[tuple[str, str]]:
+        """What it knew of older ones."""
+        try:
+            return connection.execute(
+                "SELECT key, CAST(value AS TEXT) FROM meta WHERE key LIKE 'salvage:%'"
+            ).fetchall()
+        except sqlite3.DatabaseError:
+            return []
+
+    def remove(self) -> None:
+        with os.scandir(self._directory) as found:
+            for entry in found:
+                os.unlink(entry.path)
+        os.rmdir(self._directory)
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self._directory, name)
+
+
+def read_progress(text: str | None) -> Progress:
+    try:
+        found = json.loads(text or "{}")
+        return Progress(**{name: found[name] for name in Progress.__slots__ if name in found})
+    except (ValueError, TypeError):
+        return Progress()
+
+
+def progress_text(progress: Progress) -> str:
+    return json.dumps({name: getattr(progress, name) for name in Progress.__slots__})
+
+
+def table_of(queue: "EventQueue") -> str:
+    return str(queue._table_name)
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    from raven_spool.spool.queue import READABLE_TEXT
+
+    connection = sqlite3.connect(
+        f"file:{path.replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=ro",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.text_factory = READABLE_TEXT
+    return connection
+
+
+def _copy(source: str, target: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(target)
+    create_private(target)
+    if _size(source):
+        shutil.copyfile(source, target, follow_symlinks=True)
+
+
+def _size(path: str) -> int:
+    """0 also for what is no file of ours: nothing is read through a link."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
