@@ -23,7 +23,7 @@ from tests.support.tool import finish, start
 from tests.support.waiting import wait_until
 
 MIB = 1 << 20
-BACKLOG = 2000
+BACKLOG = 1000
 SOAK_BACKLOG = 20_000
 WRITERS = 2
 
