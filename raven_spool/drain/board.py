@@ -19,6 +19,22 @@ class Destination:
     in_flight: int = 0
     closed_ticks: float = -1.0  # when an answer last closed it
 
+    @property
+    def is_failing(self) -> bool:
+        """Did not answer, when it was last asked: what goes there now is a probe."""
+        return self.lane.failures > 0
+
+    @property
+    def has_room(self) -> bool:
+        return self.in_flight < self.window
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    destination: Destination
+    sent_ticks: float
+    is_probe: bool
+
 
 class Board:
     def __init__(self, workers: int) -> None:
@@ -26,7 +42,10 @@ class Board:
         self._lanes: dict[int, Lane] = {}
         self._destinations: dict[int, Destination] = {}
         self._claimed: dict[int, deque[Claimed]] = {}  # by lane; none is empty
-        self._in_flight: dict[int, tuple[Destination, float]] = {}  # and when it was sent, in ticks
+        self._first: int | None = None  # the lane whose turn comes before all others
+        self._in_flight: dict[int, UnderWay] = {}
+        self._probes = 0  # of them
+        self._probes_rest_ticks = 0.0  # until then the others come first
         self._opens: dict[int, tuple[float, float]] = {}
 
     # -- lanes --------------------------------------------------------------------------------
@@ -78,7 +97,13 @@ class Board:
         return min(lane.open_at - now, until - ticks)
 
     def destination(self, claimed: Claimed) -> Destination:
-        return self._destinations[self._lanes[claimed.lane].destination_id]
+        return self._destination_of(claimed.lane)
+
+    def _destination_of(self, lane_id: int) -> Destination:
+        return self._destinations[self._lanes[lane_id].destination_id]
+
+    def is_failing(self, lane: Lane) -> bool:
+        return self._destination_of(lane.id).is_failing
 
     # -- claims -------------------------------------------------------------------------------
 
@@ -86,30 +111,53 @@ class Board:
         self._claimed.setdefault(claimed.lane, deque()).append(claimed)
 
     def put_first(self, claimed: Claimed) -> None:
-        """It is picked before all others."""
+        """It is picked before all others, whatever its destination is."""
+        self._first = claimed.lane
         behind = [one for one in self._claimed.pop(claimed.lane, ()) if one.id != claimed.id]
         self._claimed = {claimed.lane: deque([claimed, *behind]), **self._claimed}
 
     def forget_claims(self) -> None:
         """They stay ready in the spool."""
         self._claimed.clear()
+        self._first = None
 
     @property
     def has_claims(self) -> bool:
         return bool(self._claimed)
 
-    def pick(self) -> Claimed | None:
-        """The next claimed event that may go out; lanes take turns."""
-        for lane_id in list(self._claimed):
-            queue = self._claimed[lane_id]
-            destination = self.destination(queue[0])
-            if destination.in_flight < destination.window:
-                del self._claimed[lane_id]
-                claimed = queue.popleft()
-                if queue:
-                    self._claimed[lane_id] = queue  # at the end of the round
-                return claimed
-        return None
+    def pick(self, ticks: float) -> Claimed | None:
+        """The next claimed event that may go out; lanes take turns.
+
+        Probes come first, since they are few: `probes_left` bounds them. But they may take long:
+        after one that took five seconds the others come first for five.
+        """
+        lanes = [lane_id for lane_id in self._claimed if self._destination_of(lane_id).has_room]
+        if self._first in lanes:
+            return self._take(self._first)
+        probes = [one for one in lanes if self._destination_of(one).is_failing]
+        others = [one for one in lanes if not self._destination_of(one).is_failing]
+        if not self.probes_left:
+            probes = []
+        in_turn = [*probes, *others] if self.is_time_for_probes(ticks) else [*others, *probes]
+        return self._take(in_turn[0]) if in_turn else None
+
+    def _take(self, lane_id: int) -> Claimed:
+        self._first = None
+        queue = self._claimed.pop(lane_id)
+        claimed = queue.popleft()
+        if queue:
+            self._claimed[lane_id] = queue  # at the end of the round
+        return claimed
+
+    def is_time_for_probes(self, ticks: float) -> bool:
+        """Whether the others have had as long as the last probe took."""
+        return ticks >= self._probes_rest_ticks
+
+    @property
+    def probes_left(self) -> int:
+        """Half of the workers may be at probes, which a silent server keeps for a whole timeout;
+        of one worker all."""
+        return max(1, self._workers // 2) - self._probes
 
     # -- requests under way -------------------------------------------------------------------
 
@@ -120,13 +168,18 @@ class Board:
     def begin(self, claimed: Claimed, ticks: float) -> None:
         destination = self.destination(claimed)
         destination.in_flight += 1
-        self._in_flight[claimed.id] = (destination, ticks)
+        self._probes += destination.is_failing
+        self._in_flight[claimed.id] = UnderWay(destination, ticks, destination.is_failing)
 
-    def end(self, claimed: Claimed) -> float:
-        """Returns when it was sent."""
-        destination, sent_ticks = self._in_flight.pop(claimed.id)
-        destination.in_flight -= 1
-        return sent_ticks
+    def end(self, claimed: Claimed, ticks: float = 0.0) -> float:
+        """Returns when it was sent. `ticks`: when it was answered, if it was."""
+        ended = self._in_flight.pop(claimed.id)
+        ended.destination.in_flight -= 1
+        if ended.is_probe:
+            self._probes -= 1
+            rest = ticks + (ticks - ended.sent_ticks)
+            self._probes_rest_ticks = max(self._probes_rest_ticks, rest)
+        return ended.sent_ticks
 
     def close(self, claimed: Claimed, ticks: float) -> None:
         """Its destination failed: from now on one probe at a time."""

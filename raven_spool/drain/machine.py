@@ -22,6 +22,9 @@ State of a destination (stored in its lane with category "", shared by all drain
     ramping    1, 2, 4 ... requests at once            all workers busy       -> open
     limited    (any lane) nothing until open_at        the time               -> open
 
+Destinations that fail have half of the workers for their probes at most (of one worker: half of
+its time), so that any number of dead ones leaves the live ones the rest.
+
 Crash matrix; "in memory" is everything this module holds:
 
     claimed, unsent               in memory     ready again; in order
@@ -173,7 +176,7 @@ class Drain:
         with self._lock:
             if claimed.id not in self._board.in_flight:
                 return  # its worker was thrown out before it was
-            sent_ticks = self._board.end(claimed)
+            sent_ticks = self._board.end(claimed, ticks)
             try:
                 self._outcomes.take(claimed, outcome, sent_ticks, now, ticks)
             except (SpoolError, OSError) as error:
@@ -248,9 +251,9 @@ class Drain:
         # delivered counts as dying with the one that kills us, and three times so is buried.
         if self._careful or self._outcomes.must_settle(ticks):
             self._outcomes.settle()
-        claimed = self._pick()
+        claimed = self._pick(ticks)
         if claimed is None and self._refill(now, ticks):
-            claimed = self._pick()
+            claimed = self._pick(ticks)
         if claimed is not None:
             self._turns.count(claimed.lane)
             return self._send(claimed, now, ticks) or Wait(_LEAST_WAIT_SECONDS)
@@ -267,7 +270,7 @@ class Drain:
         if own:
             self._claim_own(own, now, ticks)
         if self._board.has_claims or (not own and self._refill(now, ticks)):
-            claimed = self._pick()
+            claimed = self._pick(ticks)
             if claimed is not None:
                 if claimed.id != own:
                     self._turns.count(claimed.lane)
@@ -321,10 +324,10 @@ class Drain:
 
     # -- choosing -----------------------------------------------------------------------------
 
-    def _pick(self) -> Claimed | None:
+    def _pick(self, ticks: float) -> Claimed | None:
         if self._careful and self._board.in_flight:
             return None
-        return self._board.pick()
+        return self._board.pick(ticks)
 
     def _send(
         self, claimed: Claimed, now: float, ticks: float, hand: list[Send] | None = None
@@ -365,8 +368,15 @@ class Drain:
             self._sweep(now, ticks)
         open_lanes = self._board.open_lanes(now, ticks)
         random.shuffle(open_lanes)  # no lane is first each time
-        for lane in open_lanes[:room]:
-            self._claim_in_order(lane, max(1, room // len(open_lanes)), now)
+        # No more probes than may go out: with a thousand dead destinations the others would not
+        # be among the claims.
+        probes = [lane for lane in open_lanes if self._board.is_failing(lane)]
+        others = [lane for lane in open_lanes if not self._board.is_failing(lane)]
+        for lane in others[:room]:
+            self._claim_in_order(lane, max(1, room // len(others)), now)
+        if self._board.is_time_for_probes(ticks) or not self._board.has_claims:
+            for lane in probes[: self._board.probes_left]:
+                self._claim_in_order(lane, 1, now)
         return self._board.has_claims
 
     def _claim_own(self, own: int, now: float, ticks: float) -> None:
