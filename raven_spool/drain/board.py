@@ -102,9 +102,6 @@ class Board:
     def _destination_of(self, lane_id: int) -> Destination:
         return self._destinations[self._lanes[lane_id].destination_id]
 
-    def is_failing(self, lane: Lane) -> bool:
-        return self._destination_of(lane.id).is_failing
-
     # -- claims -------------------------------------------------------------------------------
 
     def add(self, claimed: Claimed) -> None:
