@@ -50,6 +50,14 @@ def split_headers(headers: Mapping[str, str]) -> tuple[dict[str, str], Headers]:
     return fields, tuple(stored.values())
 
 
+def sendable(headers: Headers) -> Headers:
+    """Stored headers without those that no client of ours could have stored: whoever can write
+    the file must not put a second request into ours, or headers of the connection's."""
+    if all(_is_stored(name, value) for name, value in headers):
+        return headers
+    return tuple((name, value) for name, value in headers if _is_stored(name, value))
+
+
 @functools.lru_cache(maxsize=256)  # clients send the same ones with every event
 def _is_stored(name: str, value: str) -> bool:
     legal = _NAME.fullmatch(name) and _VALUE.fullmatch(value)

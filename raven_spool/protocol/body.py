@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from raven_spool.model import Destination, Event, Headers, Request
-from raven_spool.protocol.auth import sign
+from raven_spool.protocol.auth import sendable, sign
 from raven_spool.protocol.category import category_of_items, wants_event_id
 from raven_spool.protocol.coding import decode, dump_object, encode, load_object
 from raven_spool.protocol.envelope import iterate_items, load_header, replace_header
@@ -65,7 +65,7 @@ def build_request(event: Event, destination: Destination, now: float) -> Request
         body, headers = _stamp(event, now)
     return Request(
         url=f"{destination.base_url}/api/{destination.project}/{event.endpoint}/",
-        headers=(*headers, ("X-Sentry-Auth", sign(destination, now))),
+        headers=(*sendable(headers), ("X-Sentry-Auth", sign(destination, now))),
         body=body,
         timeout_seconds=destination.timeout_seconds,
         verify_ssl=destination.verify_ssl,

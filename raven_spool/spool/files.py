@@ -22,7 +22,7 @@ _PRIVATE_DIRECTORY = 0o700
 _SHARED_FILE = 0o660
 # Set-group-id, because SQLite makes the WAL in the directory's group only where it inherits it.
 _SHARED_DIRECTORY = 0o2770
-_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 # -- the spool's directory ------------------------------------------------------------------------
@@ -138,12 +138,29 @@ def _name(group: int) -> str:
 
 
 def open_private(path: str) -> int:
-    """Open for reading and writing; made if it was not there. Links are refused."""
+    """Open for reading and writing; made if it was not there. Links are refused, and what may
+    block whoever reads it: a pipe."""
     with contextlib.suppress(FileNotFoundError):
-        return posix.open(path, _OPEN)
+        return _open_plain(path)
     with contextlib.suppress(FileExistsError):
         create_private(path)
-    return posix.open(path, _OPEN)
+    return _open_plain(path)
+
+
+def _open_plain(path: str) -> int:
+    descriptor = posix.open(path, _OPEN)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SpoolUnusable(f"{path} is not a plain file: remove it")
+    return descriptor
+
+
+def is_plain(path: str) -> bool:
+    """Whether nothing is there, or a file of this very name: no link, no pipe, no directory."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def create_private(path: str) -> None:
@@ -159,13 +176,14 @@ def open_fifo(path: str) -> int:
             _create_fifo(path)
     if not stat.S_ISFIFO(os.lstat(path).st_mode):
         raise SpoolUnusable(f"{path} is not a pipe: remove it")
-    return posix.open(path, _OPEN | os.O_NONBLOCK)
+    return posix.open(path, _OPEN)
 
 
 def _create_fifo(path: str) -> None:
     with _under_another_name(path) as temporary:
         os.mkfifo(temporary, _PRIVATE_FILE)
-        descriptor = posix.open(temporary, _OPEN | os.O_NONBLOCK)
+        os.chmod(temporary, _PRIVATE_FILE)  # the umask may have taken our own right to it
+        descriptor = posix.open(temporary, _OPEN)
         try:
             if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
                 _fit(path, descriptor)
@@ -178,6 +196,8 @@ def create_directory(path: str) -> None:
     is_shared = _is_shared(os.stat(os.path.dirname(path)))
     # It inherits group and set-group-id, so with a umask of 007 nothing is left to be changed.
     os.mkdir(path, 0o770 if is_shared else _PRIVATE_DIRECTORY)
+    if not is_shared:
+        os.chmod(path, _PRIVATE_DIRECTORY)  # whatever the umask is
     descriptor = posix.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if _take_after(os.path.dirname(path), descriptor) and not _is_shared(os.fstat(descriptor)):
@@ -265,6 +285,7 @@ def _under_another_name(path: str) -> Iterator[str]:
 def _create(path: str) -> int:
     descriptor = posix.open(path, _OPEN | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE)
     try:
+        os.fchmod(descriptor, _PRIVATE_FILE)  # whatever the umask is
         _fit(path, descriptor)
     except BaseException:
         os.close(descriptor)

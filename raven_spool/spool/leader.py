@@ -8,6 +8,7 @@ that another has taken over. Progress is a small file beside it, for those who w
 import contextlib
 import json
 import os
+import posix
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -205,8 +206,12 @@ def _write_record(file: OwnFile, record: LeaderRecord | None) -> None:
 
 def read_record(path: str) -> LeaderRecord | None:
     try:
-        with open(path, "rb") as file:
-            found = json.loads(file.read(_RECORD_BYTES))
+        # Never through a link, nor waiting for the other end of a pipe.
+        descriptor = posix.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            found = json.loads(posix.read(descriptor, _RECORD_BYTES))
+        finally:
+            os.close(descriptor)
         return LeaderRecord(
             pid=int(found["pid"]),
             progress_at=float(found["progress_at"]),

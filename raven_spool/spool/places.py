@@ -18,6 +18,7 @@ from raven_spool.spool.ballast import Ballast
 from raven_spool.spool.files import (
     create_directory,
     create_private,
+    is_plain,
     make_directory,
     open_private,
     replace,
@@ -121,6 +122,7 @@ class DiskPlace:
         if generation is None:
             return None
         database = os.path.join(self.directory(generation), DATABASE)
+        _check_plain(self.directory(generation), database)
         try:
             if os.stat(database).st_size == 0:
                 raise SpoolCorrupt(f"{database} is empty")
@@ -194,7 +196,7 @@ class DiskPlace:
         # The WAL carries no POSIX locks, so it may be opened and closed. Its name is on the disk
         # since its first frame: SQLite syncs that with the header, also under NORMAL.
         try:
-            descriptor = posix.open(log, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = posix.open(log, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return  # checkpointed and closed, which syncs
         try:
@@ -263,6 +265,20 @@ class MemoryPlace:
     def leave(self) -> None: ...
 
 
+def _check_plain(directory: str, database: str) -> None:
+    """A link in the place of a generation or its files would have SQLite write wherever it points,
+    and a pipe would block it.
+
+    Raises:
+        SpoolCorrupt: there is something else than plain files.
+    """
+    if os.path.islink(directory):
+        raise SpoolCorrupt(f"{directory} is a link")
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        if not is_plain(database + suffix):
+            raise SpoolCorrupt(f"{database}{suffix} is not a plain file")
+
+
 def read_current(path: str) -> str | None:
     """The name in `current`.
 
@@ -271,6 +287,8 @@ def read_current(path: str) -> str | None:
     """
     if not os.path.lexists(path):
         return None
+    if not is_plain(path):
+        raise SpoolCorrupt(f"{path} is not a plain file")
     descriptor = open_private(path)
     try:
         name = posix.read(descriptor, 100).decode("ascii", "replace").strip()

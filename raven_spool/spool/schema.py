@@ -6,6 +6,7 @@ event twice (kept by row counts 7 of 30 interleavings went wrong, by triggers no
 `accepted = ready + dead + delivered + dropped` holds in every committed state.
 """
 
+import functools
 import sqlite3
 
 from raven_spool.errors import SchemaTooNew, SpoolCorrupt
@@ -18,6 +19,7 @@ APPLICATION_ID = 0x52565350  # "RVSP": tells a spool from somebody else's SQLite
 # is inserted as the first and revived as the second. `unack` and `acked` are never stored: a
 # claim lives in memory, and what is delivered is deleted and counted.
 READY, DEAD, DROPPED = 1, 9, 7
+_TABLE = "`ack_queue_events`"  # as persist-queue quotes it
 
 # persist-queue's `_SQL_CREATE`, with its two names in it. The payload comes last, so that a scan
 # of the other columns does not read its overflow pages.
@@ -189,3 +191,32 @@ def check(connection: sqlite3.Connection) -> None:
             f"written by a newer raven_spool (schema {version}, this one reads {VERSION}): "
             "upgrade raven_spool, or give another spool path"
         )
+    _check_programs(connection)
+
+
+def _check_programs(connection: sqlite3.Connection) -> None:
+    """A trigger or view runs in whoever opens the file, and one that never ends would stop it:
+    none but our own, word for word."""
+    foreign = _programs(connection) - _own_programs()
+    if foreign:
+        raise SpoolCorrupt(f"its schema is not ours: {min(foreign)[0][:80]!r}")
+
+
+def _programs(connection: sqlite3.Connection) -> set[tuple[str, str]]:
+    return set(
+        connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type IN ('trigger', 'view')"
+        ).fetchall()
+    )
+
+
+@functools.cache
+def _own_programs() -> set[tuple[str, str]]:
+    """As SQLite keeps them."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        connection.execute(EVENTS.format(table_name=_TABLE, key_column="_id"))
+        create(connection, _TABLE, 0.0)
+        return _programs(connection)
+    finally:
+        connection.close()

@@ -9,6 +9,7 @@ import contextlib
 import os
 import posix
 
+from raven_spool.errors import SpoolUnusable
 from raven_spool.spool import fork
 from raven_spool.spool.files import OwnFile, open_fifo
 from raven_spool.spool.places import MEMORY
@@ -39,7 +40,10 @@ class Bell:
     def _open(self) -> tuple[int, ...]:
         if self._path == MEMORY:
             return os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        return (open_fifo(os.path.join(self._path, "wake")),)
+        try:
+            return (open_fifo(os.path.join(self._path, "wake")),)
+        except SpoolUnusable as error:  # something else stands there: the spool does without
+            raise OSError(str(error)) from error
 
     def ring(self, generation: str) -> None:
         """Costs about a microsecond; a bell that can't ring is no error."""
