@@ -9,6 +9,7 @@ safe for 2**32 events of a key (NIST SP 800-38D, 8.3).
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,8 +19,8 @@ from raven_spool.model import Event
 from raven_spool.spool import fork
 
 KEY_BYTES = 32
-_ALGORITHM = "aes-gcm"
 _NONCE_BYTES = 12
+_MARK = re.compile("aes-gcm:([0-9a-f]{8}):([0-9a-f]{24})")
 
 
 class Tampered(Exception):
@@ -29,7 +30,7 @@ class Tampered(Exception):
 def key_id(event: Event) -> str | None:
     """The id of the key that a sealed event needs; None for one in the clear."""
     mark = _mark(event)
-    return None if mark is None else mark.split(":")[1]
+    return None if mark is None else mark[1]
 
 
 class Seal:
@@ -50,7 +51,7 @@ class Seal:
         nonce = os.urandom(_NONCE_BYTES)
         name, cipher = next(iter(self._load().items()))
         body = cipher.encrypt(nonce, event.body, _bound(event))
-        mark = ("", f"{_ALGORITHM}:{name}:{nonce.hex()}")
+        mark = ("", f"aes-gcm:{name}:{nonce.hex()}")
         return replace(event, body=body, headers=(mark, *event.headers))
 
     def open(self, event: Event) -> Event:
@@ -62,20 +63,20 @@ class Seal:
         mark = _mark(event)
         if mark is None or not self._keys:
             return event
-        algorithm, name, nonce = mark.split(":")
         try:
-            cipher = self._load().get(name)
+            cipher = self._load().get(mark[1])
         except (BackendUnavailable, ConfigurationError):
             return event  # said where it was to be sealed
-        if cipher is None or algorithm != _ALGORITHM:
+        if cipher is None:
             return event
         from cryptography.exceptions import InvalidTag
 
         plain = replace(event, headers=event.headers[1:])
         try:
-            return replace(plain, body=cipher.decrypt(_unhex(nonce), plain.body, _bound(plain)))
+            body = cipher.decrypt(bytes.fromhex(mark[2]), plain.body, _bound(plain))
         except (InvalidTag, ValueError):
             raise Tampered from None
+        return replace(plain, body=body)
 
     def _load(self) -> dict[str, Any]:
         """Ciphers by the ids of their keys, in the order of these."""
@@ -105,17 +106,10 @@ def _name(key: bytes) -> str:
     return hashlib.sha256(b"raven_spool key " + key).hexdigest()[:8]
 
 
-def _mark(event: Event) -> str | None:
+def _mark(event: Event) -> re.Match[str] | None:
     name, value = event.headers[0] if event.headers else ("none", "")
-    return value if name == "" and str(value).count(":") == 2 else None
+    return None if name else _MARK.fullmatch(value)
 
 
 def _bound(event: Event) -> bytes:
     return json.dumps([event.event_id, event.endpoint, event.headers]).encode()
-
-
-def _unhex(text: str) -> bytes:
-    nonce = bytes.fromhex(text)
-    if len(nonce) != _NONCE_BYTES:
-        raise ValueError
-    return nonce

@@ -221,6 +221,11 @@ def test_tool_shows_what_it_can(tmp_path: Path) -> None:
         spool.get(1)
 
 
+def test_mark_that_is_none_of_ours_is_taken_for_none() -> None:
+    for mark in ("a:b:c", "aes-gcm:\x1b[2J:" + "0" * 24, "aes-gcm:" + "0" * 8 + ":00", ""):
+        assert key_id(replace(event(1), headers=(("", mark),))) is None
+
+
 def test_without_a_key_events_stay_as_they_are() -> None:
     seal, made = Seal(Options().encryption_key), event(1)
     assert seal.close(made) is made
