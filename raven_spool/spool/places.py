@@ -287,8 +287,6 @@ def read_current(path: str) -> str | None:
     """
     if not os.path.lexists(path):
         return None
-    if not is_plain(path):
-        raise SpoolCorrupt(f"{path} is not a plain file")
     descriptor = open_private(path)
     try:
         name = posix.read(descriptor, 100).decode("ascii", "replace").strip()
