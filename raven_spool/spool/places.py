@@ -97,6 +97,7 @@ class DiskPlace:
         try:
             make_directory(self.path, self._group)
             self._gate = Gate(self.path)
+            self._ballast = Ballast(self.path)  # not yet tried in vain in this directory
         except OSError as error:
             where = error.filename or self.path
             text = f"cannot use the spool {self.path}: {error.strerror}: {where}"

@@ -184,6 +184,7 @@ def live(path: Path) -> str:
 
 
 FILES = {
+    "ballast",
     *("current", "queue.lock", "write.lock", "write.turn", "wake", "drain.lock", "drain.leader"),
     *("g-/data.db", "g-/data.db-wal", "g-/data.db-shm"),
 }
