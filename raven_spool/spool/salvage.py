@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from raven_spool.errors import SpoolBusy, SpoolFull
+from raven_spool.errors import SpoolBusy, SpoolError
 from raven_spool.spool import schema
 from raven_spool.spool.lanes import LaneBook
 from raven_spool.spool.leader import Leadership
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue
 
 _PATIENCE_SECONDS = 0.2
-_FULL_SECONDS = 60.0
+_TROUBLE_SECONDS = 60.0
 _NAME = re.compile(r"g-[0-9a-z]+")
 _EVENT_ID = re.compile(r"[0-9a-f]{32}")
 _DAMAGED = "damaged on disk (its checksum does not match)"
@@ -64,8 +64,11 @@ class Salvage:
             return self._advance() if self._wrecks else (False, "")
         except SpoolBusy:
             return True, ""
-        except (SpoolFull, OSError):
-            self._paused_until = time.monotonic() + _FULL_SECONDS
+        except (
+            SpoolError,
+            OSError,
+        ):  # no room, or what lies there can't be opened: deliveries go on
+            self._paused_until = time.monotonic() + _TROUBLE_SECONDS
             return False, ""
 
     # -- finding ------------------------------------------------------------------------------
