@@ -24,11 +24,15 @@ _MEANINGS: dict[int, tuple[type[SpoolError], str]] = {
     # The shared memory has no room to grow, which comes before anything is written.
     sqlite3.SQLITE_IOERR_SHMSIZE: (SpoolFull, "is full"),
 }
+# What a call of SQLite raises. It quotes what lies in a damaged file, and Python reads that as
+# strict UTF-8: where the words can't be read, neither can the file.
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+
 # SQLite's answer to a write that a quota or a limit on the file's size forbids.
 _LACKS_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE)
 
 
-def explain(error: sqlite3.Error, path: str) -> SpoolError:
+def explain(error: sqlite3.Error | UnicodeDecodeError, path: str) -> SpoolError:
     """After anything unforeseen a commit is uncertain."""
     code = _code(error)
     unforeseen = SpoolUncertain, "failed"
@@ -36,10 +40,12 @@ def explain(error: sqlite3.Error, path: str) -> SpoolError:
     return kind(f"the spool {path} {text} ({error})")
 
 
-def lacks_room(error: sqlite3.Error) -> bool:
+def lacks_room(error: sqlite3.Error | UnicodeDecodeError) -> bool:
     """Whether more room on the disk may help."""
     return _code(error) in _LACKS_ROOM
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: sqlite3.Error | UnicodeDecodeError) -> int:
+    if isinstance(error, UnicodeDecodeError):
+        return sqlite3.SQLITE_CORRUPT
     return getattr(error, "sqlite_errorcode", 0)

@@ -23,6 +23,7 @@ from persistqueue.sqlackqueue import SQLiteAckQueue
 from persistqueue.sqlbase import with_conditional_transaction
 
 from raven_spool.spool import schema
+from raven_spool.spool.complaints import SQLITE_ERRORS
 from raven_spool.spool.rows import KEY_COLUMNS, STORED_COLUMNS, Row, StoredRow
 
 _KEPT_ATTEMPTS = 20
@@ -86,7 +87,7 @@ class EventQueue(SQLiteAckQueue):
             timeout=_READ_TIMEOUT_SECONDS,
             serializer=RawSerializer,
         )
-        self._conn.text_factory = READABLE_TEXT
+        self._conn.text_factory = READABLE_TEXT  # persist-queue has set its own again
         # Its lock is one more that a signal could leave locked, and ours is held already.
         self.tran_lock = contextlib.nullcontext()  # type: ignore[assignment]
 
@@ -103,6 +104,7 @@ class EventQueue(SQLiteAckQueue):
             isolation_level=None,
             cached_statements=256,
         )
+        connection.text_factory = READABLE_TEXT
         try:
             self._prepare(connection)
         except BaseException:
@@ -145,7 +147,7 @@ class EventQueue(SQLiteAckQueue):
         """Let the WAL be written from its start again, if no reader is in the way."""
         try:
             self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        except sqlite3.Error:
+        except SQLITE_ERRORS:
             pass  # whatever is done next says what is wrong
 
     # -- enqueue ------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from raven_spool.errors import (
     SpoolUnusable,
 )
 from raven_spool.spool import ballast, fork, native, uwsgi
-from raven_spool.spool.complaints import explain, lacks_room
+from raven_spool.spool.complaints import SQLITE_ERRORS, explain, lacks_room
 from raven_spool.spool.late import load_queue
 from raven_spool.spool.limits import DEFAULTS, Limits, read_limits, write_limits
 from raven_spool.spool.places import MEMORY, DiskPlace, MemoryPlace, Place
@@ -151,7 +151,7 @@ class Store:
             forks = self._forks
             try:
                 return attempt()
-            except (SpoolError, sqlite3.Error, OSError, AssertionError):
+            except (SpoolError, *SQLITE_ERRORS, OSError, AssertionError):
                 if self._forks == forks:
                     raise
             if os.getpid() != pid:
@@ -180,7 +180,7 @@ class Store:
         for attempt in (operation, functools.partial(go_beyond, operation=operation)):
             try:
                 return attempt(queue)
-            except sqlite3.Error as error:
+            except SQLITE_ERRORS as error:
                 if not lacks_room(error):
                     raise
         self._place.spend_ballast()
@@ -197,7 +197,7 @@ class Store:
         assert self._queue is not None
         try:
             return operation(self._queue)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise explain(error, self.path) from error
         finally:
             if uwsgi.forks_unseen():
@@ -249,7 +249,7 @@ class Store:
     def _attempt(self, opening: Callable[[], None]) -> None:
         try:
             self._open_in_need(opening)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             explained = explain(error, self.path)
             if isinstance(explained, SpoolFull):
                 text = f"cannot open the spool {self.path}: the disk is full"
@@ -265,7 +265,7 @@ class Store:
     def _open_in_need(self, opening: Callable[[], None]) -> None:
         try:
             opening()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             if not (lacks_room(error) and self._place.spend_ballast()):
                 raise
             opening()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from raven_spool.model import Destination
+from raven_spool.spool.complaints import SQLITE_ERRORS
 from raven_spool.spool.files import create_private
 from raven_spool.spool.lanes import LOST, read_destination
 from raven_spool.spool.late import load_queue
@@ -62,7 +63,7 @@ class Wreck:
     def _has_tables(self, connection: sqlite3.Connection) -> bool:
         try:
             connection.execute(f"SELECT 1 FROM {self._table} WHERE _id = 0").fetchall()
-        except sqlite3.DatabaseError:
+        except SQLITE_ERRORS:
             return False
         return True
 
@@ -78,7 +79,7 @@ class Wreck:
         with contextlib.closing(_connect(self._file(DATABASE))) as connection:
             try:
                 found = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-            except sqlite3.DatabaseError:
+            except SQLITE_ERRORS:
                 return False
             return bool(found == (0,))
 
@@ -118,7 +119,7 @@ class Wreck:
     def _next(self, connection: sqlite3.Connection, progress: Progress) -> StoredRow | None:
         try:
             row = self._row(connection, progress.last + 1)
-        except sqlite3.DatabaseError:
+        except SQLITE_ERRORS:
             row, progress.is_kept = None, True
         if row is None:
             self._step_over(connection, progress)
@@ -147,7 +148,7 @@ class Wreck:
             try:
                 (found,) = connection.execute(sql, (after,)).fetchone() or (None,)
                 yield max(found, after) if isinstance(found, int) else after
-            except sqlite3.DatabaseError:
+            except SQLITE_ERRORS:
                 yield after + 1
 
     def _row(self, connection: sqlite3.Connection, key: int) -> StoredRow | None:
@@ -165,7 +166,7 @@ class Wreck:
                 "CAST(category AS TEXT) FROM lanes WHERE id = ?",
                 (lane,),
             ).fetchone()
-        except (sqlite3.DatabaseError, TypeError):
+        except (*SQLITE_ERRORS, TypeError):
             return LOST, "error"
         return read_destination(settings), category or "error"
 
@@ -176,7 +177,7 @@ class Wreck:
                 "SELECT id, CAST(ready AS INTEGER) + CAST(dead AS INTEGER) FROM lanes"
             )
             return {int(lane): int(count) for lane, count in rows if 0 < count < 1 << 32}
-        except sqlite3.DatabaseError:
+        except SQLITE_ERRORS:
             return {}
 
     def notes(self, connection: sqlite3.Connection) -> list[tuple[str, str]]:
@@ -185,7 +186,7 @@ class Wreck:
             return connection.execute(
                 "SELECT key, CAST(value AS TEXT) FROM meta WHERE key LIKE 'salvage:%'"
             ).fetchall()
-        except sqlite3.DatabaseError:
+        except SQLITE_ERRORS:
             return []
 
     def remove(self) -> None:

@@ -65,7 +65,7 @@ def readable(database: Path) -> set[str]:
     found = set()
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         for key in range(1, 400):
-            with contextlib.suppress(sqlite3.Error, TypeError):
+            with contextlib.suppress(sqlite3.Error, TypeError, UnicodeDecodeError):
                 sql = f"SELECT event_id, data FROM {event_table(connection)} WHERE _id = ?"
                 row = connection.execute(sql, (key,)).fetchone()
                 if row and isinstance(row[0], str) and row[1] == row[0].encode() * (1 + key % 40):
@@ -176,6 +176,37 @@ def test_first_page_can_be_done_without(tmp_path: Path, spoil: Callable[[Path], 
     close(spool)
 
 
+def garble_a_name(database: Path) -> None:
+    """SQLite's complaint quotes it, and Python can't read that: no sqlite3.Error comes out."""
+    data = database.read_bytes()
+    data = data.replace(b"events_readyack_queue", b"\xacvents_readyack_queue")
+    database.write_bytes(data.replace(b"CREATE INDEX events_ready", b"CREATX INDEX events_ready"))
+    with (
+        contextlib.closing(sqlite3.connect(database)) as connection,
+        pytest.raises(UnicodeDecodeError),
+    ):
+        connection.execute("PRAGMA page_count").fetchone()
+
+
+def garble_a_comment(database: Path) -> None:
+    """A trigger that still runs, whose words Python can't read."""
+    data = database.read_bytes()
+    database.write_bytes(data.replace(b"-- first, so", b"-- \xacirst, so"))
+
+
+@pytest.mark.parametrize("spoil", [garble_a_name, garble_a_comment])
+def test_schema_that_is_not_utf8_is_damage(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    path = tmp_path / "spool"
+    database = fill(path, 20)
+    spoil(database)
+    kept = database.read_bytes()
+
+    spool = Spool(str(path), fsync="no")
+    assert spool.enqueue(event(1000), HERE, timeout_seconds=10)
+    close(spool)
+    assert database.read_bytes() == kept
+
+
 def test_generation_that_was_never_published_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "spool"
     fill(path, 3)
@@ -250,7 +281,7 @@ def check_damage(directory: Path, seed: int) -> int:
 
     spool = Spool(str(path), fsync="no")
     for one in fresh:
-        assert spool.enqueue(one, HERE)
+        assert spool.enqueue(one, HERE, timeout_seconds=10)
     with contextlib.suppress(SpoolError):
         spool.stats()
     close(spool)
