@@ -4,6 +4,7 @@
 .venv/bin/python bench/drain.py --out docs/figures/drain.json
 .venv/bin/python bench/loops.py --out docs/figures/loops.json
 .venv/bin/python bench/flood.py --out docs/figures/flood.json
+.venv/bin/python bench/stampede.py --out docs/figures/stampede.json    (draws outage.svg itself)
 .venv/bin/python bench/_plot.py
 """
 
@@ -29,10 +30,11 @@ Record = Mapping[str, Any]
 
 def main() -> None:
     page = _PAGE.read_text()
-    for name in ("enqueue", "drain", "loops", "flood"):
+    for name in ("enqueue", "drain", "loops", "flood", "stampede"):
         run = json.loads((_DOCS / "figures" / f"{name}.json").read_text())
         figures = [figure for figure in run["figures"] if describe_target(figure)]
-        (_DOCS / "figures" / f"{name}.svg").write_text("\n".join(draw(figures)) + "\n")
+        if figures:
+            (_DOCS / "figures" / f"{name}.svg").write_text("\n".join(draw(figures)) + "\n")
         page = fill_in(page, name, "\n".join(list_figures(run["figures"])))
         page = fill_in(page, f"{name}-machine", "\n".join(list_conditions(run)))
     _PAGE.write_text(page)
