@@ -102,6 +102,7 @@ class Drain:
         self._leads_after_seconds = leads_after_seconds
         self._leads_ticks: float | None = None
         self._waiters = 0
+        self._waits_until_ticks = 0.0
         self._passed_over = False  # the last look met events whose key is not here
         self._careful = 0  # sends that still go one at a time
         self._idle_ticks: float | None = None
@@ -126,7 +127,7 @@ class Drain:
             except (SpoolError, OSError) as error:
                 decision = self._in_trouble(error)
             if isinstance(decision, Wait):
-                decision = self._wait_or_leave(decision)
+                decision = self._wait_or_leave(decision, ticks)
             elif isinstance(decision, Stop) and self._waiters:
                 self.spool.ring_bell()  # the one that waits has to see that it is over
         return decision
@@ -305,11 +306,15 @@ class Drain:
             return Stop("another process drains this spool")
         return Wait(_FOLLOW_SECONDS * (1 + random.random()), deaf=True)  # noqa: S311
 
-    def _wait_or_leave(self, decision: Wait) -> Decision:
+    def _wait_or_leave(self, decision: Wait, ticks: float) -> Decision:
         """One worker waits for all; the others go and are called when there is work."""
+        ends_ticks = ticks + decision.seconds
         if self._waiters:
+            if ends_ticks < self._waits_until_ticks:
+                self.spool.ring_bell()  # it was told to wait longer, before our answer came
             return Stop("another worker waits")
         self._waiters += 1
+        self._waits_until_ticks = ends_ticks
         return decision
 
     def _in_trouble(self, error: Exception) -> Decision:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import time
 
 import freezegun
@@ -71,6 +72,22 @@ def test_next_probe_is_another_event_though_the_failed_one_is_due_as_well(begin)
     process.turn(BACKOFF_SECONDS + 5)
 
     assert numbers([process.send()]) == [2]
+
+
+def test_worker_that_waits_hears_of_a_hold_that_is_shorter_than_its_wait(begin):
+    """It was told to wait for the other's answer, 2 s; the other stopped, and a flush of ten events
+    with a back-off of 0.01 s took five seconds."""
+    process = begin(workers=2, policy=Policy(wait=lambda state: 0.1))
+    process.put(1)
+    send = process.send()
+    assert isinstance(process.step(), Wait)
+    process.spool.silence_bell()
+
+    process.answer(send, BROKEN)
+    assert isinstance(process.drain.step(process.now, process.ticks), Stop)
+
+    ready, _, _ = select.select([process.spool.bell_descriptor()], [], [], 0)
+    assert ready
 
 
 def test_destination_is_probed_by_one_event_then_ramps_up(begin):
