@@ -496,7 +496,7 @@ def _walk(spool, state):
 
 
 STEPS = 50
-SOAK_RUNS = 300
+SOAK_RUNS = 150
 
 TestSpoolMachine = SpoolMachine.TestCase
 TestSpoolMachine.settings = settings(
