@@ -44,7 +44,6 @@ class Board:
         self._claimed: dict[int, deque[Claimed]] = {}  # by lane; none is empty
         self._first: int | None = None  # the lane whose turn comes before all others
         self._in_flight: dict[int, UnderWay] = {}
-        self._probes = 0  # of them
         self._probes_rest_ticks = 0.0  # until then the others come first
         self._opens: dict[int, tuple[float, float]] = {}
 
@@ -154,7 +153,8 @@ class Board:
     def probes_left(self) -> int:
         """Half of the workers may be at probes, which a silent server keeps for a whole timeout;
         of one worker all."""
-        return max(1, self._workers // 2) - self._probes
+        probes = sum(one.is_probe for one in self._in_flight.values())
+        return max(1, self._workers // 2) - probes
 
     # -- requests under way -------------------------------------------------------------------
 
@@ -164,16 +164,17 @@ class Board:
 
     def begin(self, claimed: Claimed, ticks: float) -> None:
         destination = self.destination(claimed)
+        under_way = UnderWay(destination, ticks, destination.is_failing)
+        # No call between the two, here and in `end`, so that no signal can split them.
         destination.in_flight += 1
-        self._probes += destination.is_failing
-        self._in_flight[claimed.id] = UnderWay(destination, ticks, destination.is_failing)
+        self._in_flight[claimed.id] = under_way
 
     def end(self, claimed: Claimed, ticks: float = 0.0) -> float:
         """Returns when it was sent. `ticks`: when it was answered, if it was."""
-        ended = self._in_flight.pop(claimed.id)
+        ended = self._in_flight[claimed.id]
         ended.destination.in_flight -= 1
+        del self._in_flight[claimed.id]
         if ended.is_probe:
-            self._probes -= 1
             rest = ticks + (ticks - ended.sent_ticks)
             self._probes_rest_ticks = max(self._probes_rest_ticks, rest)
         return ended.sent_ticks

@@ -64,11 +64,14 @@ class Ballast:
         return _remove(self._path)
 
     def _restore(self, size_bytes: int) -> bool:
-        now = time.monotonic()
-        if now - self._tried_ticks < _TRY_AGAIN_SECONDS:
+        if time.monotonic() - self._tried_ticks < _TRY_AGAIN_SECONDS:
             return False
-        self._tried_ticks = now
-        unfinished = f"{self._path}.new"
+        is_there = self._try(f"{self._path}.new", size_bytes)
+        if not is_there:  # noted last: what a signal threw out was no attempt in vain
+            self._tried_ticks = time.monotonic()
+        return is_there
+
+    def _try(self, unfinished: str, size_bytes: int) -> bool:
         try:
             # Looked at first: an attempt in vain takes from others, for a moment, what is left.
             if _free_bytes(self._directory) < size_bytes:

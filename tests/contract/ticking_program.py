@@ -7,6 +7,7 @@ spool's write lock, to say so by a file "held", and to let it go when there is o
 was measured is written to "measured", as JSON.
 """
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -151,7 +152,8 @@ class Disk:
             case "fcntl.flock":
                 self._note("flock")
                 while self._new:
-                    self._new.pop().set_trace_callback(self._note)
+                    with contextlib.suppress(sqlite3.ProgrammingError):  # closed again
+                        self._new.pop().set_trace_callback(self._note)
             case "open" if str(args[0]).startswith(self._spool):
                 self._note("open " + os.path.basename(args[0]))
 

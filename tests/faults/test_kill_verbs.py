@@ -46,7 +46,7 @@ def send_elsewhere(spool: Spool) -> None:
 
 
 def tidy(spool: Spool) -> None:
-    assert spool.tidy(NOW + 1, 0, 100) == (_EACH, 0)
+    assert spool.tidy((0.0, NOW + 1), 0, 100) == (_EACH, 0)
 
 
 def answer_late(spool: Spool) -> None:
