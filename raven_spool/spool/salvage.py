@@ -19,7 +19,7 @@ from raven_spool.spool.leader import Leadership
 from raven_spool.spool.places import MEMORY
 from raven_spool.spool.rows import StoredRow
 from raven_spool.spool.store import Store
-from raven_spool.spool.stored import is_whole
+from raven_spool.spool.stored import ENDPOINTS, is_whole
 from raven_spool.spool.wreck import Progress, Wreck, progress_text, read_progress, table_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _PATIENCE_SECONDS = 0.2
 _TROUBLE_SECONDS = 60.0
 _NAME = re.compile(r"g-[0-9a-z]+")
 _EVENT_ID = re.compile(r"[0-9a-f]{32}")
-_DAMAGED = "damaged on disk (its checksum does not match)"
+_DAMAGED = "damaged on disk (its checksum does not match, or it is no event)"
 _COLUMNS = ", ".join(StoredRow._fields[1:])  # the id is the new file's
 _MARKS = ", ".join("?" * len(StoredRow._fields[1:]))
 
@@ -232,13 +232,14 @@ def _missing(kept: dict[int, int], progress: Progress) -> dict[int, int]:
 
 def _is_event(row: StoredRow) -> bool:
     """Whether it can be told from noise; a damaged one is kept as a dead letter."""
-    return bool(_EVENT_ID.fullmatch(row.event_id)) and row.endpoint in ("store", "envelope")
+    is_named = bool(_EVENT_ID.fullmatch(row.event_id))
+    return is_named and (row.endpoint in ENDPOINTS or is_whole(row))
 
 
 def _insert(queue: "EventQueue", row: StoredRow) -> None:
     """As it was: the triggers count it as ready, and the second statement as dead."""
     is_dead, reason = row.status >= schema.DEAD, row.reason
-    if not is_whole(row):
+    if not is_whole(row) or row.endpoint not in ENDPOINTS:
         is_dead, reason = True, _DAMAGED
     row = row._replace(
         status=schema.READY if is_dead else min(max(row.status, 0), schema.READY),

@@ -10,7 +10,7 @@ from raven_spool.model import Destination, Event, Headers, Lane, State
 from raven_spool.spool.rows import StoredRow
 from raven_spool.spool.sealing import Seal, Tampered, key_id
 
-_ENDPOINTS = ("store", "envelope")
+ENDPOINTS = ("store", "envelope")
 _YEAR_10000 = 253402300800.0
 
 
@@ -84,7 +84,7 @@ def _read_headers(text: str) -> Headers:
 def open_event(row: StoredRow, category: str, seal: Seal) -> Event | None:
     """The event of a row, opened if this process has its key; None: its bytes have changed, or it
     never was an event."""
-    if not is_whole(row) or row.endpoint not in _ENDPOINTS:
+    if not is_whole(row) or row.endpoint not in ENDPOINTS:
         return None
     try:
         return seal.open(read_event(row, category))

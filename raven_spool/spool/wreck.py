@@ -1,8 +1,8 @@
 """A generation that was put aside, read as far as it can be read.
 
 Nothing is committed to it any more: every commit looks behind the gate whether `current` has moved.
-It is opened read-only and its files stay as they lie. Where its first page is broken, a copy is
-read that has this page from a fresh file: the tables of all spools begin on the same pages.
+It is opened read-only and its files stay as they lie. Where its schema is broken, a copy is read
+that has those pages from a fresh file: the tables of all spools begin on the same pages.
 """
 
 import contextlib
@@ -53,16 +53,17 @@ class Wreck:
     @contextlib.contextmanager
     def opened(self) -> Iterator[sqlite3.Connection | None]:
         """None where not even its tables can be found."""
-        for name in (_MENDED, DATABASE):
+        # A copy that can't help any further is read as it is, past the pages that are gone.
+        for name, probe in ((_MENDED, "EXPLAIN SELECT 1"), (DATABASE, "SELECT 1")):
             if _size(self._file(name)):
                 with contextlib.closing(_connect(self._file(name))) as connection:
-                    yield connection if self._has_tables(connection) else None
+                    yield connection if self._has_tables(connection, probe) else None
                 return
         yield None
 
-    def _has_tables(self, connection: sqlite3.Connection) -> bool:
+    def _has_tables(self, connection: sqlite3.Connection, probe: str) -> bool:
         try:
-            connection.execute(f"SELECT 1 FROM {self._table} WHERE _id = 0").fetchall()
+            connection.execute(f"{probe} FROM {self._table} WHERE _id = 0").fetchall()
         except SQLITE_ERRORS:
             return False
         return True
@@ -89,7 +90,9 @@ class Wreck:
         with contextlib.closing(
             load_queue()(MEMORY, synchronous="NORMAL", max_pages=64, checkpoint_pages=0)
         ) as fresh:
-            page = bytearray(fresh.connection.serialize()[:_PAGE_BYTES])
+            image = fresh.connection.serialize()
+            schema_pages = _schema_pages(fresh.connection, len(image) // _PAGE_BYTES)
+        page = bytearray(image[:_PAGE_BYTES])
         pages = max(1, _size(self._file(DATABASE)) // _PAGE_BYTES)
         page[18:20] = b"\x02\x02"  # there may be a WAL
         page[28:32] = pages.to_bytes(4, "big")
@@ -98,6 +101,9 @@ class Wreck:
         _copy(self._file(DATABASE + "-wal"), copy + "-wal")
         with open(copy + ".new", "r+b") as file:
             file.write(page)
+            for number in schema_pages:
+                file.seek((number - 1) * _PAGE_BYTES)
+                file.write(image[(number - 1) * _PAGE_BYTES : number * _PAGE_BYTES])
         os.rename(copy + ".new", copy)
 
     # -- rows ---------------------------------------------------------------------------------
@@ -209,6 +215,13 @@ def read_progress(text: str | None) -> Progress:
 
 def progress_text(progress: Progress) -> str:
     return json.dumps({name: getattr(progress, name) for name in Progress.__slots__})
+
+
+def _schema_pages(fresh: sqlite3.Connection, count: int) -> list[int]:
+    """Those of a fresh file, beside the first, that are no table's or index' root: in an empty
+    one these are all of its schema."""
+    roots = {row[0] for row in fresh.execute("SELECT rootpage FROM sqlite_master")}
+    return [number for number in range(2, count + 1) if number not in roots]
 
 
 def table_of(queue: "EventQueue") -> str:
