@@ -215,6 +215,17 @@ def rm(spool: str | None, asked: tuple[str, ...], yes: bool) -> Exit:
 
 @tool.command()
 @_spool_option
+@click.option("--repair", "repairs", is_flag=True, help="Mend what can be mended.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def check(spool: str | None, repairs: bool, as_json: bool) -> Exit:
+    """Verify the file, the ledger and each event; say what is wrong."""
+    from raven_spool.cli import check as checking
+
+    return checking.run(_options(spool), repairs=repairs, as_json=as_json)
+
+
+@tool.command()
+@_spool_option
 @click.option("-m", "--message", required=True, metavar="TEXT", help="What the event says.")
 @click.option("--dsn", metavar="DSN", envvar="SENTRY_DSN", help="Where to. [default: SENTRY_DSN]")
 @click.option("--level", type=_LEVELS, default="error", show_default=True, help="Its level.")

@@ -70,7 +70,10 @@ def using(options: Options, *, creates: bool = False) -> Iterator[Spool]:
         if spool.path not in text:
             text = f"the spool {spool.path}: {text}"
         if isinstance(error, SpoolCorrupt):
-            text += "; the next program that writes to it leaves this file and begins a fresh one"
+            text += (
+                "; the next application that writes to it leaves this file and begins a fresh one, "
+                "and so does `raven-spool check --repair`"
+            )
         raise Refusal(code, text) from error
     finally:
         # It has been closed before, or what it would say was said.

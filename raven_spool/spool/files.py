@@ -54,7 +54,7 @@ def _share(path: str, group: int) -> None:
     # Opened first: what is looked at is what is changed.
     descriptor = posix.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if not _is_shared(os.fstat(descriptor)):
+        if not is_shared(os.fstat(descriptor)):
             os.fchown(descriptor, -1, group)
             _open_to_group(path, descriptor)
     finally:
@@ -103,16 +103,16 @@ def _check_membership(path: str, group: int) -> None:
 
 def _whose(path: str, found: os.stat_result) -> str:
     text = f"the spool directory {path} belongs to user {found.st_uid}"
-    if _is_shared(found):
+    if is_shared(found):
         name = _name(found.st_gid)
         return f"{text}, who shares it with group {name}: set group={name} (RAVEN_SPOOL_GROUP)"
     return f"{text}: run as that user, or as root"
 
 
 def _check_sharing(path: str, found: os.stat_result, group: int) -> None:
-    if _is_shared(found) and found.st_gid == group:
+    if is_shared(found) and found.st_gid == group:
         return
-    if found.st_uid == os.geteuid() and not _is_shared(found) and not os.listdir(path):
+    if found.st_uid == os.geteuid() and not is_shared(found) and not os.listdir(path):
         return  # we can share it: no file in it needs to be opened to others
     name, quoted = _name(group), shlex.quote(path)
     raise SpoolUnusable(
@@ -123,7 +123,7 @@ def _check_sharing(path: str, found: os.stat_result, group: int) -> None:
     )
 
 
-def _is_shared(found: os.stat_result) -> bool:
+def is_shared(found: os.stat_result) -> bool:
     return stat.S_IMODE(found.st_mode) == _SHARED_DIRECTORY
 
 
@@ -193,14 +193,14 @@ def _create_fifo(path: str) -> None:
 
 def create_directory(path: str) -> None:
     """A directory in the spool's, as open as that. Nobody knows its name before we tell."""
-    is_shared = _is_shared(os.stat(os.path.dirname(path)))
+    shared = is_shared(os.stat(os.path.dirname(path)))
     # It inherits group and set-group-id, so with a umask of 007 nothing is left to be changed.
-    os.mkdir(path, 0o770 if is_shared else _PRIVATE_DIRECTORY)
-    if not is_shared:
+    os.mkdir(path, 0o770 if shared else _PRIVATE_DIRECTORY)
+    if not shared:
         os.chmod(path, _PRIVATE_DIRECTORY)  # whatever the umask is
     descriptor = posix.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if _take_after(os.path.dirname(path), descriptor) and not _is_shared(os.fstat(descriptor)):
+        if _take_after(os.path.dirname(path), descriptor) and not is_shared(os.fstat(descriptor)):
             _open_to_group(path, descriptor)
     finally:
         os.close(descriptor)
@@ -294,7 +294,7 @@ def _create(path: str) -> int:
 
 
 def _must_fit(directory: os.stat_result) -> bool:
-    return _is_shared(directory) or (os.geteuid() == 0 and directory.st_uid != 0)
+    return is_shared(directory) or (os.geteuid() == 0 and directory.st_uid != 0)
 
 
 def _fit(path: str, descriptor: int) -> None:
@@ -313,4 +313,4 @@ def _take_after(path: str, descriptor: int) -> bool:
         os.fchown(descriptor, owner, directory.st_gid)
     except PermissionError:
         return False  # a container's root without the right to: ours alone, then
-    return _is_shared(directory)
+    return is_shared(directory)

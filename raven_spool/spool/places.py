@@ -9,6 +9,7 @@ were nowhere), and so does opening an empty database beside its WAL.
 import contextlib
 import os
 import posix
+import re
 import secrets
 import sys
 from typing import Protocol
@@ -29,6 +30,7 @@ from raven_spool.spool.gate import Gate
 
 DATABASE = "data.db"
 MEMORY = ":memory:"
+_NAME = re.compile(r"g-[0-9a-z]+")
 
 
 class Place(Protocol):
@@ -278,6 +280,21 @@ def _check_plain(directory: str, database: str) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
         if not is_plain(database + suffix):
             raise SpoolCorrupt(f"{database}{suffix} is not a plain file")
+
+
+def list_generations(path: str) -> list[str]:
+    """Their names, oldest first; none where there is no directory."""
+    try:
+        with os.scandir(path) as found:
+            entries = [
+                entry
+                for entry in found
+                if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            ]
+    except FileNotFoundError:
+        return []
+    entries.sort(key=lambda entry: entry.stat(follow_symlinks=False).st_mtime)
+    return [entry.name for entry in entries]
 
 
 def read_current(path: str) -> str | None:

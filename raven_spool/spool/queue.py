@@ -16,7 +16,7 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from persistqueue.sqlackqueue import SQLiteAckQueue
@@ -149,6 +149,17 @@ class EventQueue(SQLiteAckQueue):
             self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except SQLITE_ERRORS:
             pass  # whatever is done next says what is wrong
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """For the few changes of more than one statement: all of them, or none."""
+        self._conn.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._conn.execute("COMMIT")
+        finally:
+            if self._conn.in_transaction:
+                self._conn.execute("ROLLBACK")
 
     # -- enqueue ------------------------------------------------------------------------------
 
@@ -398,6 +409,19 @@ class EventQueue(SQLiteAckQueue):
             "WHERE _id IN (SELECT value FROM json_each(?))"
         )
         return sql, (schema.READY, json.dumps(lanes), json.dumps(ids))
+
+    def adopt(self, ids: Sequence[int], lane: int) -> None:
+        """To this lane, whatever theirs was; in the state they are in."""
+        self.connection.execute(schema.REROUTED.format(events=self._table_name))
+        self._adopt(ids, lane)
+
+    @with_conditional_transaction
+    def _adopt(self, ids: Sequence[int], lane: int) -> tuple[str, tuple[int, str]]:
+        sql = (
+            f"UPDATE {self._table_name} SET lane = ? "
+            "WHERE _id IN (SELECT value FROM json_each(?)) AND lane NOT IN (SELECT id FROM lanes)"
+        )
+        return sql, (lane, json.dumps(ids))
 
     # -- what gives way -----------------------------------------------------------------------
 

@@ -16,10 +16,11 @@ from raven_spool.errors import SpoolBusy, SpoolError
 from raven_spool.spool import schema
 from raven_spool.spool.lanes import LaneBook
 from raven_spool.spool.leader import Leadership
-from raven_spool.spool.places import MEMORY
+from raven_spool.spool.ledger import accept, count_lost
+from raven_spool.spool.places import MEMORY, list_generations
 from raven_spool.spool.rows import StoredRow
 from raven_spool.spool.store import Store
-from raven_spool.spool.stored import ENDPOINTS, is_whole
+from raven_spool.spool.stored import DAMAGED, ENDPOINTS, is_whole
 from raven_spool.spool.wreck import Progress, Wreck, progress_text, read_progress, table_of
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_SECONDS = 0.2
 _TROUBLE_SECONDS = 60.0
-_NAME = re.compile(r"g-[0-9a-z]+")
 _EVENT_ID = re.compile(r"[0-9a-f]{32}")
-_DAMAGED = "damaged on disk (its checksum does not match, or it is no event)"
 _COLUMNS = ", ".join(StoredRow._fields[1:])  # the id is the new file's
 _MARKS = ", ".join("?" * len(StoredRow._fields[1:]))
 
@@ -74,25 +73,26 @@ class Salvage:
     # -- finding ------------------------------------------------------------------------------
 
     def _look(self) -> list[str]:
-        if len(self._directories()) < 2:
+        if len(list_generations(self._path)) < 2:
             return []
         return self._store.write(self._sort_out, _PATIENCE_SECONDS)
 
-    def _directories(self) -> list[str]:
-        """Oldest first."""
-        with os.scandir(self._path) as found:
-            entries = [
-                entry
-                for entry in found
-                if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
-            ]
-        entries.sort(key=lambda entry: entry.stat(follow_symlinks=False).st_mtime)
-        return [entry.name for entry in entries]
+    def list_aside(self) -> tuple[list[str], list[str]]:
+        """What is still to be brought back, and what is kept because not all of it could be."""
+
+        def look(queue: "EventQueue") -> tuple[list[str], list[str]]:
+            aside = {name: self._progress(queue, name) for name in self._others()}
+            back = [name for name, progress in aside.items() if not progress.is_done]
+            return back, [name for name in aside if name not in back]
+
+        return self._store.read(look)
+
+    def _others(self) -> list[str]:
+        return [name for name in list_generations(self._path) if not self._is_live(name)]
 
     def _sort_out(self, queue: "EventQueue") -> list[str]:
         """What is to be brought back. Behind the gate, where nobody is about to begin one."""
-        live = self._store.generation.partition(".")[0]
-        names = [name for name in self._directories() if name != live]
+        names = self._others()
         for name in names:
             self._adopt(queue, name)
         kept = [name for name in names if self._progress(queue, name).is_done]
@@ -194,30 +194,15 @@ class Salvage:
         rows: list[StoredRow],
         lost: dict[int, int],
     ) -> None:
-        execute = queue.connection.execute
-        execute("BEGIN IMMEDIATE")
-        try:
+        with queue.transaction():
             for row in rows:
                 _insert(queue, row)
             for lane, count in lost.items():
-                # As if they had died first: by accepted alone a trigger would count an overflow.
-                execute(
-                    "UPDATE lanes SET accepted = accepted + ?1, dead = dead + ?1 WHERE id = ?2",
-                    (count, lane),
-                )
-                execute("UPDATE lanes SET dead = dead - ? WHERE id = ?", (count, lane))
-                execute(
-                    "INSERT INTO drops VALUES (?, 'corrupt', ?) "
-                    "ON CONFLICT DO UPDATE SET events = events + excluded.events",
-                    (lane, count),
-                )
-            execute(
+                accept(queue, lane, count)
+                count_lost(queue, lane, count)
+            queue.connection.execute(
                 "INSERT OR REPLACE INTO meta VALUES (?, ?)", (_key(name), progress_text(progress))
             )
-            execute("COMMIT")
-        finally:
-            if queue.connection.in_transaction:
-                execute("ROLLBACK")
 
 
 def _key(name: str) -> str:
@@ -240,7 +225,7 @@ def _insert(queue: "EventQueue", row: StoredRow) -> None:
     """As it was: the triggers count it as ready, and the second statement as dead."""
     is_dead, reason = row.status >= schema.DEAD, row.reason
     if not is_whole(row) or row.endpoint not in ENDPOINTS:
-        is_dead, reason = True, _DAMAGED
+        is_dead, reason = True, DAMAGED
     row = row._replace(
         status=schema.READY if is_dead else min(max(row.status, 0), schema.READY),
         size=len(row.data),

@@ -161,6 +161,8 @@ WHEN NEW.accepted - OLD.accepted > NEW.ready + NEW.dead - OLD.ready - OLD.dead B
 END;
 """
 
+_LATE = {"event_rerouted", "event_turned_away"}
+
 
 def create(connection: sqlite3.Connection, events: str, now: float) -> None:
     """Everything beside persist-queue's own table, in one transaction.
@@ -208,6 +210,11 @@ def _programs(connection: sqlite3.Connection) -> set[tuple[str, str]]:
             "SELECT name, sql FROM sqlite_master WHERE type IN ('trigger', 'view')"
         ).fetchall()
     )
+
+
+def missing(connection: sqlite3.Connection) -> set[str]:
+    """Triggers that a file must have, and has not: its ledger is no longer kept."""
+    return {name for name, _ in _own_programs() - _programs(connection)} - _LATE
 
 
 @functools.cache

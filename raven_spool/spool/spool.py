@@ -10,19 +10,28 @@ from raven_spool.errors import EventNotFound, SpoolCorrupt, SpoolError
 from raven_spool.model import Claimed, Destination, Event, Lane, State
 from raven_spool.spool import lanes, native, schema
 from raven_spool.spool.clock import Anchor, read_anchor, write_anchor
+from raven_spool.spool.inspection import Inspection
 from raven_spool.spool.intake import Intake
 from raven_spool.spool.keeper import Keeper
 from raven_spool.spool.lanes import LaneBook
 from raven_spool.spool.leader import Leadership
 from raven_spool.spool.limits import Limits
-from raven_spool.spool.places import MEMORY
+from raven_spool.spool.places import MEMORY, list_generations
 from raven_spool.spool.room import used_pages
 from raven_spool.spool.rows import StoredRow
 from raven_spool.spool.salvage import Salvage
 from raven_spool.spool.schema import PAGE_BYTES
 from raven_spool.spool.sealing import Seal, key_id
 from raven_spool.spool.store import Store
-from raven_spool.spool.stored import Key, Stored, open_event, read_key, read_stored
+from raven_spool.spool.stored import (
+    DAMAGED,
+    UNDELIVERABLE,
+    Key,
+    Stored,
+    open_event,
+    read_key,
+    read_stored,
+)
 from raven_spool.spool.wake import Bell
 from raven_spool.spool.watchdog import Watchdog, read_alarm
 
@@ -36,8 +45,6 @@ _PATIENCE_SECONDS = 1.0  # of the drain and the tools; `send` has its own
 _KILLS_WITHIN_SECONDS = 0.1
 _PASSED_OVER_SECONDS = 300.0
 _NO_KEY = "sealed with a key that is not here (encryption_key): id"
-_DAMAGED = "damaged on disk (its checksum or its seal does not match, or it is no event)"
-_LOST = "its destination cannot be read: `raven-spool retry --dsn` names another"
 _CLAIM_BYTES = 1 << 20  # what a claim may bring into memory, one event at least
 _IN_STATE = {None: "1", State.READY: "status < 2", State.DEAD: "status >= 2"}
 
@@ -85,12 +92,16 @@ class Spool:
         self.leadership = Leadership(path, self._store)
         self.watchdog = Watchdog(self._store, warn_age_seconds)
         self.salvage = Salvage(path, self._store, self._book, self.leadership)
+        self.inspection = Inspection(
+            path, self._store, self._book, self._seal, self.leadership, self.salvage
+        )
         self._bell = Bell(path)
 
     @staticmethod
     def exists(path: str) -> bool:
-        """Whether somebody has begun a spool there."""
-        return os.path.lexists(os.path.join(path, "current"))
+        """Whether somebody has begun a spool there; if `current` was lost, its events lie there
+        still, and come back."""
+        return os.path.lexists(os.path.join(path, "current")) or bool(list_generations(path))
 
     # -- enqueue ------------------------------------------------------------------------------
 
@@ -198,12 +209,12 @@ class Spool:
             return []
         rows, destination, generation = found
         if destination == lanes.LOST:
-            self.bury([row.id for row in rows], _LOST, now, generation=generation)
+            self.bury([row.id for row in rows], UNDELIVERABLE, now, generation=generation)
             return []
         opened = [(row, open_event(row, lane.category, self._seal)) for row in rows]
         broken = [row.id for row, event in opened if event is None]
         if broken:
-            self.bury(broken, _DAMAGED, now, generation=generation)
+            self.bury(broken, DAMAGED, now, generation=generation)
         self._pass_over(opened, now, generation)
         return [
             Claimed(

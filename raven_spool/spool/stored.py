@@ -11,6 +11,9 @@ from raven_spool.spool.rows import StoredRow
 from raven_spool.spool.sealing import Seal, Tampered, key_id
 
 ENDPOINTS = ("store", "envelope")
+# Why an event was buried that nobody has refused.
+DAMAGED = "damaged on disk (its checksum or its seal does not match, or it is no event)"
+UNDELIVERABLE = "its destination cannot be read: `raven-spool retry --dsn` names another"
 _YEAR_10000 = 253402300800.0
 
 
