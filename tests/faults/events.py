@@ -46,11 +46,13 @@ def send(transport: SpoolTransport, url: str, event_id: str | None = None) -> st
 
 
 def read_ledger(path: Path) -> dict[str, int]:
-    """The spool's counts, read past our own code, and held against the table itself."""
+    """The spool's counts, read past our own code, and held against the table itself; the file is
+    whole."""
     generation = (path / "current").read_text().strip()
     database = path / generation / "data.db"
     with contextlib.closing(sqlite3.connect(database, timeout=5)) as connection:
         found = _read_counts(connection)
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert found["ready"] == found.pop("rows_ready"), found
     assert found["dead"] == found.pop("rows_dead"), found
     assert found["bytes"] == found.pop("rows_bytes"), found
