@@ -137,3 +137,11 @@ def test_importing_raven_spool_loads_no_framework() -> None:
     loaded = ran.stdout.split()
     assert PACKAGE in loaded
     assert FRAMEWORKS.intersection(loaded) == set()
+
+
+def test_sender_brings_the_codec_of_host_names() -> None:
+    """Else the first name lookup imports it, and a fork in the middle of that leaves its child
+    without one for good ("unknown encoding: idna")."""
+    check = "import sys, raven_spool.senders.urllib; sys.exit('encodings.idna' not in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", check], check=False)
+    assert ran.returncode == 0
