@@ -10,6 +10,7 @@ import errno
 import math
 import os
 import posix
+import stat
 import time
 
 from raven_spool.spool.files import create_private
@@ -19,7 +20,8 @@ _FRAME_BYTES = PAGE_BYTES + 24  # a page in the WAL
 _CHECKPOINT_PAGES = 1000  # SQLite's own default; the WAL stays at 4 MB
 _LARGEST_COMMIT_PAGES = 320  # 1 MiB of events (intake.py) and their indexes
 _TRY_AGAIN_SECONDS = 1.0
-_ZEROS = bytes(1 << 16)
+_PIECE_BYTES = 1 << 16
+_COUNTED_BYTES = 512  # POSIX' unit of st_blocks
 _NO_FALLOCATE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -45,14 +47,29 @@ class Ballast:
         self._directory = directory
         self._path = os.path.join(directory, "ballast")
         self._tried_ticks = -math.inf
+        self._is_counted = False
 
     def keep(self, size_bytes: int) -> bool:
-        """Whether it is there, or could be restored.
+        """Whether it is there, as large as that, or could be restored.
 
         Crash:
             A part of it is left, under another name; the next attempt removes that.
         """
-        return os.path.lexists(self._path) or self._restore(size_bytes)
+        is_kept = self._is_there(size_bytes) or self._restore(size_bytes)
+        self._is_counted = self._is_counted or is_kept
+        return is_kept
+
+    def _is_there(self, size_bytes: int) -> bool:
+        try:
+            found = os.lstat(self._path)
+        except OSError:
+            return False
+        if stat.S_ISDIR(found.st_mode):
+            return True  # somebody's, in the way: no reason to add no event for ever
+        # A backup may have left its blocks out (cp and tar take them for a hole). Counted once:
+        # ZFS tells those of a new file after seconds, and some file systems tell none at all.
+        is_whole = self._is_counted or _has_blocks(found, size_bytes)
+        return is_whole and found.st_size >= size_bytes
 
     def spend(self) -> bool:
         """Give its room to the disk. False: there was none.
@@ -90,23 +107,34 @@ def _free_bytes(directory: str) -> int:
     return found.f_frsize * found.f_bavail
 
 
+def _has_blocks(found: os.stat_result, size_bytes: int) -> bool:
+    return found.st_blocks * _COUNTED_BYTES >= size_bytes
+
+
 def _reserve(path: str, size_bytes: int) -> None:
     """A file with blocks of its own, not a hole."""
     create_private(path)
     descriptor = posix.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        os.posix_fallocate(descriptor, 0, size_bytes)
-    except OSError as error:
-        if error.errno not in _NO_FALLOCATE:
-            raise
-        _fill(descriptor, size_bytes)
+        _allocate(descriptor, size_bytes)
+        if not _has_blocks(os.fstat(descriptor), size_bytes):
+            _fill(descriptor, size_bytes)
     finally:
         os.close(descriptor)
 
 
+def _allocate(descriptor: int, size_bytes: int) -> None:
+    try:
+        os.posix_fallocate(descriptor, 0, size_bytes)
+    except OSError as error:
+        if error.errno not in _NO_FALLOCATE:
+            raise
+
+
 def _fill(descriptor: int, size_bytes: int) -> None:
+    """With what no file system packs: zeros may take no block at all."""
     while size_bytes > 0:
-        size_bytes -= posix.write(descriptor, _ZEROS[:size_bytes])
+        size_bytes -= posix.write(descriptor, os.urandom(min(size_bytes, _PIECE_BYTES)))
 
 
 def _remove(path: str) -> bool:

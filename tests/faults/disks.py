@@ -1,6 +1,7 @@
 """Disks that a test may fill: a small tmpfs of its own, made as root and gone with the test."""
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,9 @@ class Filler:
         with self._path.open("ab", buffering=0) as file, contextlib.suppress(OSError):
             while file.write(bytes(1 << 16)):  # the last one is cut, then there is an error
                 pass
+
+    def give_back(self, size_bytes: int) -> None:
+        os.truncate(self._path, self._path.stat().st_size - size_bytes)
 
     def free(self) -> None:
         self._path.unlink()
