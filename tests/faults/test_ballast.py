@@ -20,7 +20,7 @@ from tests.faults.points import Point
 from tests.faults.test_signals import Injector
 from tests.support import evidence
 from tests.support.drains import Process
-from tests.support.spools import NOW, discard, event
+from tests.support.spools import HERE, NOW, discard, event
 
 MIB = 1 << 20
 _BACKLOG = 30
@@ -99,6 +99,27 @@ def test_ballast_that_holds_too_little_is_no_licence(
     with pytest.raises(SpoolFull):
         process.put(2)
     assert process.spool.drop([1], "rm") == 1
+    discard(process.spool)
+
+
+# -- what becomes of its room ---------------------------------------------------------------------
+
+
+def test_drain_goes_on_when_another_program_takes_the_ballasts_room(disk: Path) -> None:
+    """Once the ballast is spent the log must be written from its start again, in its own blocks:
+    without a checkpoint it would have to grow, on a disk that is full for good."""
+    path, filler = disk / "spool", Filler(disk)
+    process = Process(path)
+    for number in range(_BACKLOG):
+        assert process.spool.enqueue(event(number, body=bytes(10_000)), HERE, timeout_seconds=5)
+    filler.fill()
+    assert process.spool.leadership.take()
+    lane = process.lane("error")
+    while claimed := process.spool.claim(lane, limit=1, now=NOW):
+        process.spool.ack(claimed)
+        filler.fill()
+    assert not (path / "ballast").exists()
+    assert read_ledger(path)["delivered"] == _BACKLOG
     discard(process.spool)
 
 
