@@ -1,6 +1,7 @@
 """What the senders of event loops share: `ChannelSender` over again, awaited."""
 
 import asyncio
+import select
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -77,3 +78,11 @@ class AwaitedChannelSender:
         if channel is not None:
             with suppress(Exception):
                 await channel.close()
+
+
+def is_spoken_to(descriptor: int) -> bool:
+    """Whether an idle connection is no good any more: a server has nothing to say there but its
+    end. What it says unasked would be taken for the answer to the next request."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

@@ -30,6 +30,7 @@ from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from raven_spool.model import Request
+from raven_spool.senders._awaited import is_spoken_to
 from raven_spool.senders._exchange import Exchange, say_where
 from raven_spool.senders._network import Network
 from raven_spool.senders._route import Route, ask_for_tunnel, load_ca
@@ -90,6 +91,7 @@ class Connection(ProtocolWrapper):
     _heard = b""
     _body: "Body | None" = None  # on its way
     head_left: float = _MAX_HEAD_BYTES
+    _is_aborted = False
     is_deaf = False  # an answer came before its request was out: nothing more is written
 
     async def open_tunnel(self, route: Route) -> None:
@@ -144,7 +146,14 @@ class Connection(ProtocolWrapper):
         self.abortConnection()
 
     def abortConnection(self) -> None:
+        self._is_aborted = True  # the agent hears of it a turn of the reactor later
         self.transport.abortConnection()
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it may take another request. -1: it has ended."""
+        descriptor = self.transport.fileno()
+        return descriptor >= 0 and not self._is_aborted and not is_spoken_to(descriptor)
 
     def _hear(self, data: bytes) -> None:
         self._heard += data

@@ -8,12 +8,12 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 
 from raven_spool.model import MAX_ANSWER_BYTES, Request, Response
-from raven_spool.senders._awaited import AwaitedChannelSender
+from raven_spool.senders._awaited import AwaitedChannelSender, is_spoken_to
 from raven_spool.senders._common import build_response, headers_to_send
 from raven_spool.senders._exchange import Exchange, say_where
 from raven_spool.senders._route import find_route
@@ -38,6 +38,7 @@ class _Channel:
         route = find_route(request)
         self._exchange = exchange
         self._body = _Body(b"")
+        self._idle: _Idle | None = None
         self._headers = {"Accept-Encoding": "identity"}
         self._proxy: dict[str, Any] = {}
         if route.proxy:
@@ -56,6 +57,8 @@ class _Channel:
         )
 
     async def post(self, request: Request) -> Response:
+        if self._idle:
+            self._idle.end()
         self._body = body = _Body(request.body)
         options = {
             "headers": _require_latin(headers_to_send(request)) | self._headers,
@@ -73,6 +76,7 @@ class _Channel:
         else:
             if not body.is_sent:  # an early answer
                 body.abort()
+            self._idle = _Idle(body.transport) if body.transport else None
             self._body = _Body(b"")  # an idle channel keeps no event in memory
             return response
         finally:
@@ -124,6 +128,32 @@ class _Body(aiohttp.Payload):
         """Merely closed, a transport waits for the server to take what it still holds."""
         if self.transport:
             self.transport.abort()
+
+
+class _Idle(asyncio.Protocol):
+    """Listens on a kept connection between two exchanges, in place of aiohttp's own protocol. A
+    server has nothing to say there but its end. aiohttp (3.14.5) would take what it says unasked
+    for the answer to the next request, and keep any amount of it."""
+
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
+        self._transport = transport
+        self._aiohttps = transport.get_protocol()
+        transport.set_protocol(self)
+
+    def data_received(self, _data: bytes) -> None:
+        self._transport.abort()
+
+    def eof_received(self) -> bool | None:
+        return cast(asyncio.Protocol, self._aiohttps).eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._aiohttps.connection_lost(exc)
+
+    def end(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.set_protocol(self._aiohttps)
+            if is_spoken_to(self._transport.get_extra_info("socket").fileno()):
+                self._transport.abort()  # the loop has not looked at it yet
 
 
 class _Socket(socket.socket):

@@ -6,7 +6,6 @@ environment for proxies, and stops the loop if it is closed while it looks up a 
 """
 
 import asyncio
-import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from tornado.httpclient import HTTPRequest, HTTPResponse
 from tornado.ioloop import IOLoop
 
 from raven_spool.model import MAX_ANSWER_BYTES, Request, Response
-from raven_spool.senders._awaited import AwaitedChannelSender
+from raven_spool.senders._awaited import AwaitedChannelSender, is_spoken_to
 from raven_spool.senders._common import build_response, headers_to_send
 from raven_spool.senders._exchange import Exchange, say_where
 from raven_spool.senders._route import Proxy, Route, find_route, load_ca
@@ -57,7 +56,8 @@ class _Channel:
         self._client._multi.setopt(pycurl.M_MAXCONNECTS, 1)  # a fresh one takes a dead one's place
 
     async def post(self, request: Request) -> Response:
-        is_kept = _is_any_quiet(self._sockets)
+        # The others are those of addresses that were tried at the same time, and are closed.
+        is_kept = not all(map(is_spoken_to, self._sockets))
         self._options[pycurl.FRESH_CONNECT] = not is_kept
         if not is_kept:
             self._sockets.clear()
@@ -120,17 +120,6 @@ def _connection_options(route: Route, request: Request) -> dict[int, Any]:
 
 def _expect(body: bytes) -> dict[str, str]:
     return {"Expect": "100-continue"} if len(body) > _LARGE_BYTES else {}
-
-
-def _is_any_quiet(descriptors: set[int]) -> bool:
-    """Whether one of them is an idle connection that lives. It has nothing to say but its end.
-
-    The others are those of addresses that were tried at the same time, and are closed.
-    """
-    poll = select.poll()
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
-    return len(poll.poll(0)) < len(descriptors)
 
 
 class _Client(CurlAsyncHTTPClient):

@@ -63,6 +63,7 @@ class _Channel:
         self._reactor = reactor = _find_reactor()
         self._exchange = exchange
         self._way = Way(reactor, route)
+        self._kept: Connection | None = None
         self._pool = HTTPConnectionPool(reactor)
         self._pool.retryAutomatically = False
         self._pool.cachedConnectionTimeout = _KEPT_SECONDS
@@ -82,10 +83,12 @@ class _Channel:
         self._pool.closeCachedConnections()
 
     async def _post(self, request: Request) -> Response:
+        if self._kept and not self._kept.is_good:
+            self._pool.closeCachedConnections()
         headers = _encode(headers_to_send(request) | self._headers)
         body = Body(request.body, self._exchange)
         answer = await self._agent.request(b"POST", request.url.encode("ascii"), headers, body)
-        connection = self._way.connection
+        self._kept = connection = self._way.connection
         content = await _Content(connection).read(answer)
         if connection.is_deaf:
             self._pool.closeCachedConnections()

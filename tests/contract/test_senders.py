@@ -237,6 +237,20 @@ def test_sender_notices_that_an_idle_connection_was_closed(sender: Sender, inges
         assert len(ingest.requests) == ingest.connections == count
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_sender_takes_what_came_unasked_for_no_answer(
+    sender: Sender, ingest: Ingest, tls_ingest: Ingest, scheme: str
+) -> None:
+    """aiohttp kept it for the next request, which then counted as delivered whatever came of it."""
+    chosen, arrived = tls_ingest if scheme == "https" else ingest, threading.Event()
+    chosen.answer_with(answers.unasked(answers.ok(), arrived), answers.status(503))
+    request = make_request(chosen, ca_certs=chosen.ca_file)
+    assert answered(sender.send(request)).status == 200
+    assert arrived.wait(10)
+    assert answered(sender.send(request)).status == 503
+    assert answered(sender.send(request)).status == 503
+
+
 def test_sender_obeys_connection_close(sender: Sender, ingest: Ingest) -> None:
     ingest.answer_with(answers.ok((("Connection", "close"),)))
     for _ in range(3):

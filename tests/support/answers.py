@@ -211,6 +211,31 @@ def endless_headers(seconds: float = 0.0) -> Answer:
     return _slowly("endless-headers", pieces, seconds)
 
 
+def endless(name: str, start: bytes, piece: bytes) -> Answer:
+    """A start, and then the same piece again and again, as fast as it is taken."""
+
+    def play(talk: Talk) -> bool:
+        talk.write(start)
+        while not talk.stopping.is_set():
+            talk.write(piece)
+        return False
+
+    return Answer(name=name, play=play)
+
+
+def unasked(then: Answer, arrived: threading.Event) -> Answer:
+    """A good answer, and another one when the client has had it and asks nothing more."""
+
+    def play(talk: Talk) -> bool:
+        lives = then.play(talk)
+        talk.stopping.wait(0.1)  # so that it is no part of the first one's packet
+        talk.write(render(200, (), b'{"id":"nobody asked"}'))
+        arrived.set()
+        return lives
+
+    return Answer(name="unasked", play=play, status=then.status)
+
+
 def wrong_length(difference: int = 100) -> Answer:
     """A Content-Length that promises so many bytes more than come; the connection stays open."""
     text = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n{"id":1}' % (8 + difference)
