@@ -1,5 +1,6 @@
 """What the blocking senders share: kept connections, headers, and the naming of failures."""
 
+import re
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -23,6 +24,9 @@ TROUBLE = (OSError, HTTPException, ValueError)
 _OURS = frozenset(
     {"accept-encoding", "connection", "content-length", "expect", "host", "transfer-encoding"}
 )
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110's token
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # latin-1 without what could start another header
 
 _PROXY_AUTHENTICATION_REQUIRED = 407
 
@@ -82,7 +86,16 @@ class ChannelSender:
 
 
 def headers_to_send(request: Request) -> dict[str, str]:
-    return {name: value for name, value in request.headers if name.lower() not in _OURS}
+    """Without the connection's own.
+
+    Raises:
+        ValueError: one is no header. Libraries differ: http.client lets folded lines pass, Twisted
+            makes spaces of them, and aiohttp and libcurl know no wrong name.
+    """
+    headers = {name: value for name, value in request.headers if name.lower() not in _OURS}
+    if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(headers[name]) for name in headers):
+        raise ValueError("no header")
+    return headers
 
 
 def join_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

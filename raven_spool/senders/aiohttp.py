@@ -60,10 +60,7 @@ class _Channel:
         if self._idle:
             self._idle.end()
         self._body = body = _Body(request.body)
-        options = {
-            "headers": _require_latin(headers_to_send(request)) | self._headers,
-            **self._proxy,
-        }
+        options = {"headers": headers_to_send(request) | self._headers, **self._proxy}
         # Without the threshold, an end 5 seconds away or more would be put off to a whole second.
         limit = aiohttp.ClientTimeout(request.timeout_seconds, ceil_threshold=math.inf)
         try:
@@ -173,12 +170,6 @@ class _Socket(socket.socket):
 
     def sendmsg(self, contents: Any, *_nothing: Any) -> int:  # asyncio's since Python 3.12
         return self.send(b"".join(contents))
-
-
-def _require_latin(headers: dict[str, str]) -> dict[str, str]:
-    for value in headers.values():
-        value.encode("latin-1")  # raises as http.client does; aiohttp would send UTF-8
-    return headers
 
 
 async def _read(answer: aiohttp.ClientResponse) -> Response:

@@ -126,8 +126,6 @@ class _Content(Protocol):
 
 def _encode(headers: dict[str, str]) -> Headers:
     pairs = {name.encode("latin-1"): [value.encode("latin-1")] for name, value in headers.items()}
-    if any(b"\r" in value or b"\n" in value for (value,) in pairs.values()):
-        raise ValueError("a line break in a header")  # Twisted would make a space of it
     return Headers(pairs)
 
 

@@ -25,6 +25,7 @@ TIMEOUT_SECONDS = 0.5
 SLACK_SECONDS = 5.0  # the machine may be busy
 MIB = 1 << 20
 MOST_MIB = 10  # of a flood that would bring hundreds a second
+AS_URLLIB = ("requests", "gevent", "eventlet")  # http.client reads the answer for them too
 LIBRARIES = {"urllib": "http", "tornado": "pycurl"}  # of the others the sender's own name
 
 X = b"x" * 65536
@@ -129,7 +130,10 @@ def peak_bytes() -> int:
 
 
 @pytest.mark.evidence
-@pytest.mark.parametrize("name", SENDERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=pytest.mark.soak if one in AS_URLLIB else ()) for one in SENDERS],
+)
 def test_answer_without_an_end_fills_no_memory_and_holds_no_worker(
     tmp_path: Path, name: str
 ) -> None:
