@@ -3,14 +3,18 @@
 import contextlib
 import json
 import os
+import resource
 import sqlite3
+import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raven_spool.model import Failure, Fault, Send, State
+from raven_spool.drain import machine
+from raven_spool.model import Event, Failure, Fault, Request, Send, State
 from raven_spool.spool import Spool
 from tests.faults.children import Child
 from tests.faults.events import body_of, check_bodies, event_table, make_transport, new_id, send
@@ -193,6 +197,92 @@ def test_tool_shows_a_row_of_no_lane_and_removes_it(tmp_path: Path) -> None:
         ran = tool.run(*arguments, "--spool", path)
         assert ran.returncode == 0, ran.stderr
     assert tool.run("rm", "2", "--yes", "--spool", path).returncode == 0
+
+
+# -- events of which no request can be made -------------------------------------------------------
+
+
+def make_raise_at(monkeypatch: pytest.MonkeyPatch, poison: bytes) -> None:
+    """A fault of our own in what makes a request of a row: foreign bytes must not make it raise,
+    and this is for the day when some do."""
+    original = machine.build_request
+
+    def build(event: Event, *arguments: Any) -> Request:
+        if event.body == poison:
+            raise IndexError("a body that nobody thought of")
+        return original(event, *arguments)
+
+    monkeypatch.setattr(machine, "build_request", build)
+
+
+def test_event_of_which_no_request_can_be_made_is_buried_and_the_others_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_raise_at(monkeypatch, b"poison")
+    process = Process(tmp_path / "spool")
+    process.put(1)
+    process.spool.enqueue(event(2, body=b"poison"), HERE)
+    process.put(3)
+
+    numbers = process.deliver_all()[0] + process.deliver_all()[0]  # it takes a breath there
+
+    assert numbers == [1, 3]
+    (dead,) = process.spool.page(state=State.DEAD)
+    assert (dead.id, dead.attempts) == (2, 1)
+    assert dead.reason == "no request can be made of it (IndexError)"
+    assert check_ledger(process.spool)["delivered"] == 2
+    process.crash()
+
+
+@pytest.mark.parametrize("backend", ["thread", "inline"])
+def test_application_goes_on_behind_an_event_of_which_no_request_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    path, poison = tmp_path / "spool", new_id()
+    make_raise_at(monkeypatch, body_of(poison))
+    with Ingest() as ingest:
+        transport = make_transport(path, backend=backend)
+        send(transport, ingest.url, poison)
+        sent = [send(transport, ingest.url) for _ in range(3)]
+        wait_until(lambda: transport.stats()["delivered"] == 3, what="delivery")
+        assert sorted(ingest.event_ids()) == sorted(sent)
+        assert transport.stats()["dead"] == 1
+        transport.close(10)
+
+
+def drain_in_little_memory(path: Path, url: str) -> None:
+    transport = make_transport(path)
+    send(transport, url)  # all is imported and running
+    transport.flush(10)
+    poison = bomb()
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+    transport.flusher.spool.enqueue(poison, replace(HERE, base_url=url))
+    send(transport, url)
+    transport.flush(10)
+    transport.close(1)
+
+
+def bomb() -> Event:
+    """An envelope whose header line says so little that it must be unpacked whole."""
+    packed = zlib.compress(b"{}\n" + bytes(180 << 20), level=1, wbits=31)
+    headers = (("Content-Encoding", "gzip"),)
+    return replace(
+        event(1, body=packed, created_at=time.time()), endpoint="envelope", headers=headers
+    )
+
+
+def test_event_that_needs_more_memory_than_there_is_stands_in_nobodys_way(tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    with Ingest() as ingest:
+        with Child(drain_in_little_memory, path, ingest.url) as child:
+            assert child.join() == 0
+        assert len(ingest.event_ids()) == 2
+    spool = Spool(str(path))
+    (dead,) = spool.page(state=State.DEAD)
+    assert dead.reason == "no request can be made of it (MemoryError)"
+    assert check_ledger(spool)["ready"] == 0
+    discard(spool)
 
 
 # -- senders that raise, and flushers that die ----------------------------------------------------
