@@ -102,7 +102,7 @@ def test_files_are_private_at_every_instant_under_any_umask(nobodys_path: Path, 
     assert {mode for name, mode in modes.items() if name not in directories} == {"0o600"}
     assert {modes[name] for name in directories} == {"0o700"}
     evidence.note(
-        f"files made under umask {umask:03o}, looked at after each call that makes one",
+        f"every file looked at after each call that makes one, umask: {umask:03o}",
         promise=8, tried=f"{len(modes)} files and directories", events=1, lost=0,
         seen="none open to others",
     )  # fmt: skip
@@ -191,7 +191,7 @@ def check_planted(tmp_path: Path, name: str, plant: Callable[[Path, Path], None]
     assert outside.read_bytes() == b"not ours"
     assert (now.st_mode, now.st_mtime_ns, now.st_uid) == (kept.st_mode, kept.st_mtime_ns, 0)
     evidence.note(
-        f"{plant.__name__.removeprefix('plant_')} planted as {name}",
+        f"planted in the spool: {plant.__name__.removeprefix('plant_')} as {name}",
         promise=8, tried="1 program", events=3, lost=0, seen="nothing outside was touched",
     )  # fmt: skip
 
