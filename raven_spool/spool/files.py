@@ -7,6 +7,7 @@ out. Files get their name last: no other user's program ever meets one half made
 """
 
 import contextlib
+import glob
 import grp
 import os
 import posix
@@ -83,13 +84,19 @@ def check_directory(path: str, group: int | None) -> None:
     if group is not None:
         _check_membership(path, group)
         _check_sharing(path, found, group)
-    elif found.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0:
+    elif found.st_uid not in (os.geteuid(), 0) and (os.geteuid() != 0 or _may_be_a_trap(path)):
         raise SpoolUnusable(_whose(path, found))
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise SpoolUnusable(
             f"no permission to read and write the spool directory {path}: "
             f"run as its owner, user {found.st_uid}"
         )
+
+
+def _may_be_a_trap(path: str) -> bool:
+    """Whether anybody can have made it, as in /tmp, for root to fill it with keys."""
+    ways = {os.path.abspath(path), os.path.realpath(path)}
+    return any(os.stat(os.path.dirname(way)).st_mode & stat.S_IWOTH for way in ways)
 
 
 def _check_membership(path: str, group: int) -> None:
@@ -106,6 +113,8 @@ def _whose(path: str, found: os.stat_result) -> str:
     if is_shared(found):
         name = _name(found.st_gid)
         return f"{text}, who shares it with group {name}: set group={name} (RAVEN_SPOOL_GROUP)"
+    if os.geteuid() == 0:
+        return f"{text}, and lies where anybody may have made it: name another"
     return f"{text}: run as that user, or as root"
 
 
@@ -152,6 +161,9 @@ def _open_plain(path: str) -> int:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise SpoolUnusable(f"{path} is not a plain file: remove it")
+    if is_shared_file(path):
+        os.close(descriptor)
+        raise SpoolUnusable(f"{path} is another file too (a hard link): remove it")
     return descriptor
 
 
@@ -161,6 +173,30 @@ def is_plain(path: str) -> bool:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except FileNotFoundError:
         return True
+
+
+def is_shared_file(path: str) -> bool:
+    """Whether it has another name, and somebody else can have given it this one. In a directory of
+    ours alone that is our own doing: a backup by hard links."""
+    try:
+        if os.lstat(path).st_nlink <= 1 or _is_private(os.stat(os.path.dirname(path))):
+            return False
+        _remove_unfinished_names(path)
+        return os.lstat(path).st_nlink > 1
+    except FileNotFoundError:
+        return False
+
+
+def _is_private(directory: os.stat_result) -> bool:
+    return directory.st_uid == os.geteuid() and not directory.st_mode & 0o022
+
+
+def _remove_unfinished_names(path: str) -> None:
+    """What a process leaves that dies in `_under_another_name`."""
+    for other in glob.iglob(f"{glob.escape(path)}.????????"):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.lstat(other), os.lstat(path)):
+                os.unlink(other)
 
 
 def create_private(path: str) -> None:

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from raven_spool.errors import SpoolUnusable
 from raven_spool.spool import fork
 from raven_spool.spool.files import OwnFile, open_private
 from raven_spool.spool.places import MEMORY
@@ -181,10 +182,11 @@ def _stand_down(queue: "EventQueue", epoch: int) -> None:
 
 
 def _open_record(path: str) -> OwnFile | None:
-    """None: no room for it, or no descriptor. Then those who wait don't see how far we are."""
+    """None: no room for it, no descriptor, or something else is there. Then those who wait don't
+    see how far we are."""
     try:
         return OwnFile(open_private(path))
-    except OSError:
+    except (OSError, SpoolUnusable):
         return None
 
 

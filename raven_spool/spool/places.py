@@ -20,6 +20,7 @@ from raven_spool.spool.files import (
     create_directory,
     create_private,
     is_plain,
+    is_shared_file,
     make_directory,
     open_private,
     replace,
@@ -274,22 +275,30 @@ def _check_plain(directory: str, database: str) -> None:
 
     Raises:
         SpoolCorrupt: there is something else than plain files.
+        SpoolUnusable: a file that may be somebody else's. It is not put aside, since then its
+            events would be brought back.
     """
     if os.path.islink(directory):
         raise SpoolCorrupt(f"{directory} is a link")
     for suffix in ("", "-wal", "-shm", "-journal"):
         if not is_plain(database + suffix):
             raise SpoolCorrupt(f"{database}{suffix} is not a plain file")
+        if is_shared_file(database + suffix):
+            text = f"{database}{suffix} is another file too (a hard link): remove it"
+            raise SpoolUnusable(text)
 
 
 def list_generations(path: str) -> list[str]:
-    """Their names, oldest first; none where there is no directory."""
+    """Their names, oldest first, without what may be somebody else's file; none where there is no
+    directory."""
     try:
         with os.scandir(path) as found:
             entries = [
                 entry
                 for entry in found
-                if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+                if _NAME.fullmatch(entry.name)
+                and entry.is_dir(follow_symlinks=False)
+                and not is_shared_file(os.path.join(entry.path, DATABASE))
             ]
     except FileNotFoundError:
         return []
