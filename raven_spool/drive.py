@@ -16,6 +16,7 @@ from raven_spool.drain import Drain
 from raven_spool.errors import SpoolError
 from raven_spool.model import Decision, Failure, Fault, Outcome, Request, Send, Stop, Wait
 from raven_spool.senders import AsyncSender, Sender
+from raven_spool.senders.hiding import without_keys
 from raven_spool.spool.native import make_lock
 
 log = logging.getLogger("raven.spool")
@@ -196,7 +197,7 @@ def exchange(sender_for: Callable[[str], Sender], name: str, request: Request) -
     except SpoolError as error:
         return _say_why(error)
     except Exception as error:
-        log.exception("the sender %s failed", name)
+        log.error("the sender %s failed", name, exc_info=without_keys(error, request))
         return _blame_sender(name, error)
 
 
@@ -217,7 +218,7 @@ async def aexchange(
         return _say_why(error)
     except Exception as error:
         if not worker.is_abandoned:  # else it was cut off with its loop
-            log.exception("the sender %s failed", name)
+            log.error("the sender %s failed", name, exc_info=without_keys(error, request))
         return _blame_sender(name, error)
 
 

@@ -99,8 +99,9 @@ class Response:
     """What a server answered."""
 
     status: int
-    headers: Mapping[str, str]  # names in lower case; repeated ones joined with ", "
-    body: bytes = b""  # at most MAX_ANSWER_BYTES
+    # Names in lower case; repeated ones joined with ", ". Both may echo what was sent.
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)  # at most MAX_ANSWER_BYTES
 
 
 MAX_ANSWER_BYTES = 16 * 1024  # a server's answer must not exhaust our memory

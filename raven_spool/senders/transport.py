@@ -6,6 +6,7 @@ from typing import Any
 
 from raven_spool.model import MAX_ANSWER_BYTES, Failure, Fault, Outcome, Request, Response
 from raven_spool.senders.convention import Adapted, call_async_send, call_send
+from raven_spool.senders.hiding import without_keys
 
 log = logging.getLogger("raven.spool")
 
@@ -37,7 +38,8 @@ class TransportSender:
             answer = _read_answer(error)
             if answer is not None:
                 return answer
-            log.debug("the transport %r failed", self._transport, exc_info=True)
+            told = without_keys(error, request)
+            log.debug("the transport %s failed", type(self._transport).__name__, exc_info=told)
             return _fail(error)
 
     def close(self) -> None:
