@@ -15,6 +15,7 @@ from raven_spool.errors import ConfigurationError
 log = logging.getLogger("raven.spool")
 
 _DAY = 86400.0
+_MOST_DAYS = 100_000  # of waiting: no lock takes 292 years
 _KEY_BYTES = 32
 _UNUSABLE_KEYS = (b"",)  # nothing can be sealed with these
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -185,19 +186,30 @@ def _seconds(value: object, *, least: float = 0.0) -> float:
     return number
 
 
-def _timeout(value: object) -> float:
+def _above_0(value: object) -> float:
     number = _seconds(value)
     if number <= 0:
         raise ValueError("must be a number of seconds above 0")
     return number
 
 
+def _wait(value: object) -> float:
+    number = _seconds(value)
+    if number > _MOST_DAYS * _DAY:
+        raise ValueError(f"must be {_MOST_DAYS}d at most")
+    return number
+
+
+def _timeout(value: object) -> float:
+    return _wait(_above_0(value))
+
+
 def _bytes(value: object) -> int:
     number = -1
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)i?b?\s*", value.lower())
-        if match:
-            number = int(float(match[1]) * _SIZES[match[2]])
+        if match and math.isfinite(size := float(match[1]) * _SIZES[match[2]]):
+            number = int(size)
     elif isinstance(value, int) and not isinstance(value, bool):
         number = value
     if number < 1 << 20:
@@ -237,7 +249,7 @@ def _key(value: object) -> bytes:
 
 def _workers(value: object) -> int:
     text = str(value).strip() if not isinstance(value, bool) else ""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 64:
+    if not text.isascii() or not text.isdigit() or len(text) > 15 or not 1 <= int(text) <= 64:
         raise ValueError("must be a whole number from 1 to 64")
     return int(text)
 
@@ -288,12 +300,12 @@ READERS: dict[str, Callable[[object], object]] = {
     "ca_certs": _path,
     "proxy": _text,
     "sender": _sender,
-    "shutdown_timeout": _seconds,
-    "send_timeout": _seconds,
+    "shutdown_timeout": _wait,
+    "send_timeout": _wait,
     "max_bytes": _bytes,
     "max_events": _events,
     "encryption_key": _keys,
-    "max_age": _timeout,
+    "max_age": _above_0,
     "warn_age": _seconds,
     "overflow": _choice("drop_oldest", "drop_newest"),
     "order": _choice("oldest", "newest"),

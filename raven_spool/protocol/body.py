@@ -18,6 +18,7 @@ _NOT_KEPT = ("sent_at", "dsn")
 _EVENT_ID = re.compile(r"[0-9a-f]{32}")
 _ID_KEY = b'"event_id"'
 _ID_MEMBER = re.compile(rb'"event_id"\s*:\s*"([0-9a-f]{32})"')
+_MAX_TIMEOUT_SECONDS = 86400.0  # a socket raises OverflowError at more than 24.8 days
 _NIL_ID = "0" * 32  # Relay takes it for no id
 
 _Prepared = tuple[str, str, bytes, Headers]  # event id, category, body, headers
@@ -67,7 +68,7 @@ def build_request(event: Event, destination: Destination, now: float) -> Request
         url=f"{destination.base_url}/api/{destination.project}/{event.endpoint}/",
         headers=(*sendable(headers), ("X-Sentry-Auth", sign(destination, now))),
         body=body,
-        timeout_seconds=destination.timeout_seconds,
+        timeout_seconds=min(destination.timeout_seconds, _MAX_TIMEOUT_SECONDS),
         verify_ssl=destination.verify_ssl,
         ca_certs=destination.ca_certs,
         proxy=destination.proxy,

@@ -156,7 +156,8 @@ def _describe(exc: BaseException, exchange: Exchange) -> str:
         case HTTPException():
             return f"the answer is not HTTP: {exc!r}"
         case _:  # a ValueError's text may repeat a header's value, credentials and all
-            return f"the request can't be sent as HTTP ({type(exc).__name__})"
+            what = "the answer is not" if exchange.sent else "the request can't be sent as"
+            return f"{what} HTTP ({type(exc).__name__})"
 
 
 def _stage(exchange: Exchange) -> str:

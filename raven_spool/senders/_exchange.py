@@ -17,7 +17,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from http.client import HTTPConnection, IncompleteRead
+from http.client import HTTPConnection, HTTPException, IncompleteRead
 from typing import Any, cast
 
 from raven_spool.senders._network import STANDARD, Network
@@ -26,7 +26,7 @@ from raven_spool.senders._network import STANDARD, Network
 class Exchange:
     """The exchange that is under way. A sender runs one at a time, so its sockets share this."""
 
-    __slots__ = ("_ends_at", "connected", "cut", "sent", "timeout_seconds")
+    __slots__ = ("_ends_at", "connected", "cut", "received_bytes", "sent", "timeout_seconds")
 
     def begin(self, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
@@ -34,6 +34,7 @@ class Exchange:
         self.connected = False  # TLS and proxy included: from here on bytes of the event may leave
         self.sent = False  # the whole request was handed to the kernel
         self.cut = False  # the server has closed its side
+        self.received_bytes = 0
 
     def remaining_seconds(self) -> float:
         left = self._ends_at - time.monotonic()
@@ -41,7 +42,15 @@ class Exchange:
             raise TimeoutError("timed out")
         return left
 
+    def receive(self, count: int) -> None:
+        self.received_bytes += count
+        if self.received_bytes > _MAX_RECEIVED_BYTES:
+            raise HTTPException("it has no end")
 
+
+# Of an answer, framing and all. http.client has no bound of its own for a chunk of size -1 (it
+# reads whatever comes, into memory), nor for trailers and interim answers.
+_MAX_RECEIVED_BYTES = 1 << 20
 _GATHERED_BYTES = 64 * 1024  # what is larger is not worth a copy
 
 
@@ -142,6 +151,7 @@ class _TimedReader(io.RawIOBase):
         count = self._raw.readinto(buffer)
         if not count:
             self._exchange.cut = True
+        self._exchange.receive(count or 0)
         return count
 
     def close(self) -> None:
