@@ -233,7 +233,7 @@ class Flusher:
         refuge = self._refuge
         held = 0
         if refuge is not None:
-            held = refuge.spool.stats()["ready"] + refuge.spool.volatile
+            held = refuge.spool.count_ready() + refuge.spool.volatile
         return int(self.spool.volatile + held)
 
     def stats(self) -> dict[str, Any]:
@@ -336,7 +336,7 @@ class Flusher:
 
     def _is_empty(self) -> bool:
         try:
-            return self.volatile == 0 and self.spool.stats()["ready"] == 0
+            return self.volatile == 0 and self.spool.count_ready() == 0
         except SpoolError:
             return self.volatile == 0
 

@@ -3,6 +3,7 @@
 No disk, no network: `machine` feeds it with what the spool says, `outcomes` with answers.
 """
 
+import math
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ class Destination:
     window: int  # requests at once: 1 while it is probed, doubled by each answer
     in_flight: int = 0
     closed_ticks: float = -1.0  # when an answer last closed it
+    heard_ticks: float = -math.inf  # when it last answered
+    server: str = ""  # once something was claimed for it
 
     @property
     def is_failing(self) -> bool:
@@ -40,10 +43,13 @@ class Board:
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._lanes: dict[int, Lane] = {}
+        self._ready: list[int] = []
         self._destinations: dict[int, Destination] = {}
         self._claimed: dict[int, deque[Claimed]] = {}  # by lane; none is empty
         self._first: int | None = None  # the lane whose turn comes before all others
         self._in_flight: dict[int, UnderWay] = {}
+        self._has_heard_any = False
+        self._silent_ticks: dict[str, float] = {}  # since when a server gives no answer
         self._probes_rest_ticks = 0.0  # until then the others come first
         self._opens: dict[int, tuple[float, float]] = {}
 
@@ -63,23 +69,36 @@ class Board:
                         known.window = 1  # another process may have found that
                     known.lane = lane
 
+    def survey(self, lanes: Collection[Lane]) -> None:
+        """Take over all that is stored of lanes with ready events."""
+        self.learn(lanes)
+        self._ready = [lane.id for lane in lanes if lane.ready]
+
     def lane(self, lane_id: int | None) -> Lane | None:
         return None if lane_id is None else self._lanes.get(lane_id)
 
     def open_lanes(self, now: float, ticks: float) -> list[Lane]:
         """Lanes with ready events that nothing holds."""
-        return [
-            lane
-            for lane in self._lanes.values()
-            if lane.ready and self.opens_in(lane, now, ticks) <= 0
-        ]
+        return [lane for lane in self.ready_lanes() if self.opens_in(lane, now, ticks) <= 0]
 
     def is_failing(self, lane: Lane) -> bool:
         """Whether its destination has not answered since it last failed."""
-        return self._destinations[lane.destination_id].lane.failures > 0
+        return self._destinations[lane.destination_id].is_failing
+
+    def is_suspect(self, lane: Lane) -> bool:
+        """Whether its destination is failing, or may be: it was never heard of while others were,
+        or not since its server fell silent."""
+        return self._is_suspect(self._destinations[lane.destination_id])
+
+    def _is_suspect(self, destination: Destination) -> bool:
+        if destination.is_failing or not self._has_heard_any:
+            return destination.is_failing
+        silent_ticks = self._silent_ticks.get(destination.server, -math.inf)
+        return destination.heard_ticks <= silent_ticks
 
     def ready_lanes(self) -> list[Lane]:
-        return [lane for lane in self._lanes.values() if lane.ready]
+        """Those of the last survey."""
+        return [self._lanes[lane_id] for lane_id in self._ready]
 
     def opens_in(self, lane: Lane, now: float, ticks: float) -> float:
         """Seconds until the lane may be used: what holds it, and what holds its destination."""
@@ -104,6 +123,7 @@ class Board:
     # -- claims -------------------------------------------------------------------------------
 
     def add(self, claimed: Claimed) -> None:
+        self.destination(claimed).server = claimed.destination.base_url
         self._claimed.setdefault(claimed.lane, deque()).append(claimed)
 
     def put_first(self, claimed: Claimed) -> None:
@@ -117,9 +137,23 @@ class Board:
         self._claimed.clear()
         self._first = None
 
+    def forget_claims_beside(self, claimed: Claimed) -> None:
+        """Those of its destination."""
+        destination = self.destination(claimed)
+        for lane_id in [one for one in self._claimed if self._destination_of(one) is destination]:
+            del self._claimed[lane_id]
+
     @property
     def has_claims(self) -> bool:
         return bool(self._claimed)
+
+    @property
+    def claims(self) -> int:
+        return sum(map(len, self._claimed.values()))
+
+    def may_have_more(self, lane_id: int) -> bool:
+        """Whether a lane without claims had more than one event when we last read it."""
+        return lane_id not in self._claimed and self._lanes[lane_id].ready > 1
 
     def pick(self, ticks: float) -> Claimed | None:
         """The next claimed event that may go out; lanes take turns.
@@ -130,8 +164,8 @@ class Board:
         lanes = [lane_id for lane_id in self._claimed if self._destination_of(lane_id).has_room]
         if self._first in lanes:
             return self._take(self._first)
-        probes = [one for one in lanes if self._destination_of(one).is_failing]
-        others = [one for one in lanes if not self._destination_of(one).is_failing]
+        probes = [one for one in lanes if self._is_suspect(self._destination_of(one))]
+        others = [one for one in lanes if one not in probes]
         if not self.probes_left:
             probes = []
         in_turn = [*probes, *others] if self.is_time_for_probes(ticks) else [*others, *probes]
@@ -164,7 +198,7 @@ class Board:
 
     def begin(self, claimed: Claimed, ticks: float) -> None:
         destination = self.destination(claimed)
-        under_way = UnderWay(destination, ticks, destination.is_failing)
+        under_way = UnderWay(destination, ticks, self._is_suspect(destination))
         # No call between the two, here and in `end`, so that no signal can split them.
         destination.in_flight += 1
         self._in_flight[claimed.id] = under_way
@@ -179,13 +213,21 @@ class Board:
             self._probes_rest_ticks = max(self._probes_rest_ticks, rest)
         return ended.sent_ticks
 
-    def close(self, claimed: Claimed, ticks: float) -> None:
-        """Its destination failed: from now on one probe at a time."""
+    def close(self, claimed: Claimed, ticks: float, *, is_silent: bool) -> None:
+        """Its destination failed: one probe at a time. `is_silent`: there was no answer."""
         destination = self.destination(claimed)
         destination.closed_ticks = ticks
         destination.window = 1
-        self.forget_claims()
+        self.forget_claims_beside(claimed)
+        if not is_silent:
+            self._silent_ticks.pop(destination.server, None)
+        elif not destination.is_failing:  # it is news
+            self._silent_ticks[destination.server] = ticks
 
-    def widen(self, claimed: Claimed) -> None:
+    def widen(self, claimed: Claimed, ticks: float) -> None:
+        """It has answered."""
         destination = self.destination(claimed)
+        destination.heard_ticks = ticks
+        self._silent_ticks.pop(destination.server, None)
+        self._has_heard_any = True
         destination.window = min(self._workers, destination.window * 2)

@@ -22,8 +22,9 @@ State of a destination (stored in its lane with category "", shared by all drain
     ramping    1, 2, 4 ... requests at once            all workers busy       -> open
     limited    (any lane) nothing until open_at        the time               -> open
 
-Destinations that fail have half of the workers for their probes at most (of one worker: half of
-its time), so that any number of dead ones leaves the live ones the rest.
+Destinations that fail, or that nobody has heard of, have half of the workers for their probes at
+most (of one worker: half of its time), so that any number of dead ones leaves the live ones the
+rest.
 
 Crash matrix; "in memory" is everything this module holds:
 
@@ -47,6 +48,7 @@ from raven_spool.drain.board import Board
 from raven_spool.drain.clock import Boot, Clock
 from raven_spool.drain.news import News
 from raven_spool.drain.outcomes import DEATHS, UNACKED, Counts, Delivered, Died, Outcomes
+from raven_spool.drain.rota import Rota
 from raven_spool.drain.sweep import EXPIRED, Sweeper
 from raven_spool.drain.turns import Turns
 from raven_spool.errors import SpoolBusy, SpoolError
@@ -93,6 +95,7 @@ class Drain:
         self._lock: Any = make_rlock()  # whose release tells whether it was ours
         self._news = News()
         self._board = Board(workers)
+        self._rota = Rota()
         self._turns = Turns(order)
         self._sweeper = Sweeper(spool)
         self._clock = Clock(spool, boot)
@@ -103,7 +106,8 @@ class Drain:
         self._leads_ticks: float | None = None
         self._waiters = 0
         self._waits_until_ticks = 0.0
-        self._passed_over = False  # the last look met events whose key is not here
+        self._has_looked = False  # the last refill began with a look at all lanes
+        self._passed_over = False  # and met events whose key is not here
         self._careful = 0  # sends that still go one at a time
         self._idle_ticks: float | None = None
         self._finish_ticks: float | None = None
@@ -332,7 +336,10 @@ class Drain:
     def _pick(self, ticks: float) -> Claimed | None:
         if self._careful and self._board.in_flight:
             return None
-        return self._board.pick(ticks)
+        claimed = self._board.pick(ticks)
+        if claimed is not None and self._board.may_have_more(claimed.lane):
+            self._rota.put_back(claimed.lane)
+        return claimed
 
     def _send(
         self, claimed: Claimed, now: float, ticks: float, hand: list[Send] | None = None
@@ -361,33 +368,67 @@ class Drain:
         """Claim from the open lanes. Returns whether anything was claimed."""
         self._passed_over = False
         self.spool.silence_bell()  # before looking: a ring from now on is for the next look
-        room = _PREFETCHED if self.limit is None else min(_PREFETCHED, self.limit)
-        lanes = self.spool.lanes()
-        self._board.forget_claims()  # nothing among them may be sent now
-        if lanes is None:
-            self.spool.leadership.let_go(clean=False)
+        self._has_looked = not self._rota.due_in(ticks)
+        if self._has_looked and not self._look(now, ticks):
             return False
-        self._board.learn(lanes)
         self._clock.look(now)
         if self._sweeper.is_due(ticks):
             self._sweep(now, ticks)
-        open_lanes = self._board.open_lanes(now, ticks)
-        random.shuffle(open_lanes)  # no lane is first each time
-        # No more probes than may go out: with a thousand dead destinations the others would not
-        # be among the claims.
-        probes = [lane for lane in open_lanes if self._board.is_failing(lane)]
-        others = [lane for lane in open_lanes if not self._board.is_failing(lane)]
-        for lane in others[:room]:
-            self._claim_in_order(lane, max(1, room // len(others)), now)
+        if lanes := self._rota.take(room := self._make_room()):
+            self._claim_turns(lanes, room // len(lanes), now, ticks)
         if self._board.is_time_for_probes(ticks) or not self._board.has_claims:
-            for lane in probes[: self._board.probes_left]:
-                self._claim_in_order(lane, 1, now)
+            # No more than may go out: with a thousand dead destinations the others would not be
+            # among the claims.
+            suspects = self._rota.take_suspects(self._board.probes_left)
+            self._claim_turns(suspects, 1, now, ticks)
         return self._board.has_claims
+
+    def _look(self, now: float, ticks: float) -> bool:
+        """Learn what there is to do. Returns whether we still lead."""
+        self._board.forget_claims()  # nothing among them may be sent now
+        lanes = self.spool.lanes()
+        if lanes is None:
+            self.spool.leadership.let_go(clean=False)
+            return False
+        self._board.survey(lanes)
+        groups: tuple[list[int], list[int], list[int]] = ([], [], [])
+        for lane in self._board.open_lanes(now, ticks):
+            which = self._board.is_suspect(lane) + self._board.is_failing(lane)
+            groups[which].append(lane.id)
+        self._rota.begin(*groups, looked_at=len(lanes), ticks=ticks)
+        return True
+
+    def _look_beside(self, lanes: Collection[int]) -> None:
+        """Learn what has become of these lanes and their destinations."""
+        found = self.spool.lanes_beside(lanes)
+        if found is None:
+            self.spool.leadership.let_go(clean=False)
+        else:
+            self._board.learn(found)
+
+    def _make_room(self) -> int:
+        """For how many claims. Those in hand may wait for an answer, but not in the others' way."""
+        room = _PREFETCHED if self.limit is None else min(_PREFETCHED, self.limit)
+        if self._board.claims >= room:
+            self._board.forget_claims()
+        return room - self._board.claims
+
+    def _claim_turns(self, lanes: Collection[int], limit: int, now: float, ticks: float) -> None:
+        """So much of each that is open: the others come again with the next look."""
+        if lanes and not self._has_looked:
+            self._look_beside(lanes)
+        for lane_id in lanes:
+            lane = self._board.lane(lane_id)
+            if lane is not None and lane.ready and self._board.opens_in(lane, now, ticks) <= 0:
+                self._claim_in_order(lane, limit, now)
 
     def _claim_own(self, own: int, now: float, ticks: float) -> None:
         """Put it first, or drop all claims: where it may not be sent now, nothing is."""
         self._refill(now, ticks)
-        lane = self._board.lane(self.spool.lane_of(own))
+        lane_id = self.spool.lane_of(own)
+        if lane_id is not None:
+            self._look_beside([lane_id])
+        lane = self._board.lane(lane_id)
         if lane is None or self._board.opens_in(lane, now, ticks) > 0 or own in self._at_work():
             self._board.forget_claims()
         elif self.spool.leadership.is_held:
@@ -468,6 +509,10 @@ class Drain:
         if not self.spool.leadership.is_held:
             return self._follow()
         self.spool.leadership.tick(0.0)
+        if self._rota.has_more or not self._has_looked:
+            # What stands behind them, or has come since the last look.
+            soon = 0.0 if self._rota.has_more else self._rota.due_in(ticks)
+            return Wait(max(_LEAST_WAIT_SECONDS, soon))
         seconds = self._next_in(now, ticks)
         tick = _LEAST_WAIT_SECONDS if self._sweeper.is_due(ticks) else _TICK_SECONDS
         if self._board.in_flight:
@@ -486,9 +531,9 @@ class Drain:
     def _next_in(self, now: float, ticks: float) -> float | None:
         """Seconds until something may be sent, None if nothing is ready."""
         waits = []
+        dues = self.spool.next_dues()
         for lane in self._board.ready_lanes():
-            due = self.spool.next_due(lane)
-            if due is not None:
+            if (due := dues.get(lane.id)) is not None:
                 # Due, open, and yet not sent: this process has no sender for it.
                 retry = due - now if due > now else _TICK_SECONDS
                 opens_in = self._board.opens_in(lane, now, ticks)

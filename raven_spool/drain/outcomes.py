@@ -92,7 +92,7 @@ class Outcomes:
             self._obey_limits(claimed, outcome, now)
         trouble = _trouble_in(verdict)
         if trouble is None:
-            self._welcome_back(claimed)
+            self._welcome_back(claimed, ticks)
         else:
             is_buried = isinstance(verdict, Bury)
             self._back_off(claimed, trouble, outcome, sent_ticks, now, ticks, is_buried=is_buried)
@@ -162,7 +162,7 @@ class Outcomes:
                     hold="limited",
                     reason=f"rate limited for {limit.seconds:g} s",
                 )
-            self._board.forget_claims()  # some may be of a lane that was closed just now
+            self._board.forget_claims_beside(claimed)  # its lane may be closed now
 
     def _back_off(
         self,
@@ -199,18 +199,18 @@ class Outcomes:
             reason=trouble.reason,
             failures=failures,
         )
-        self._board.close(claimed, ticks)
+        self._board.close(claimed, ticks, is_silent=isinstance(outcome, Failure))
         if failures == 1:
             level = logging.ERROR if trouble.hold == "refused" else logging.WARNING
             self._news.log(level, f"{name(claimed)}: {trouble.reason}; events wait in the spool")
 
-    def _welcome_back(self, claimed: Claimed) -> None:
+    def _welcome_back(self, claimed: Claimed, ticks: float) -> None:
         """The destination has answered: open it, and let it take more at once."""
-        self._board.widen(claimed)
+        self._board.widen(claimed, ticks)
         lane = self._board.destination(claimed).lane
         if lane.failures:
             self._spool.reopen(lane.destination_id)
-            self._board.learn(self._spool.lanes() or ())
+            self._board.learn(self._spool.lanes_beside([claimed.lane]) or ())
             self._news.log(logging.INFO, f"{name(claimed)} answers again")
 
     # -- acks ---------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ EXPIRED = "expired before it could be delivered"
 
 _REST_SECONDS = 60.0
 _AT_ONCE = 250  # in one statement: applications wait at the gate meanwhile
+_LANES_AT_ONCE = 64  # the workers wait meanwhile
 
 
 class Sweeper:
@@ -52,7 +53,9 @@ class Sweeper:
 
     def _bury(self, policy: Policy, at_work: Collection[int], now: float, spared_at: float) -> int:
         buried = 0
-        while self._lanes and buried < _AT_ONCE:
+        for _ in range(_LANES_AT_ONCE):
+            if not self._lanes or buried >= _AT_ONCE:
+                break
             lane = self._lanes[0]
             times = times_too_old(lifetime_seconds(policy, lane.category), now, spared_at)
             found = self._spool.expired(lane, times, _AT_ONCE)

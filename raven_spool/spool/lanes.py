@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, asdict, fields
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,31 @@ def _make_lane(queue: "EventQueue", destination: Destination, category: str) -> 
 
 
 def read_lanes(queue: "EventQueue") -> list[Lane]:
-    rows = queue.connection.execute(f"SELECT {_LANE_COLUMNS} FROM lanes ORDER BY id")
+    return _read(queue, f"SELECT {_LANE_COLUMNS} FROM lanes ORDER BY id")
+
+
+def read_waiting(queue: "EventQueue") -> list[Lane]:
+    """Those with ready events, and their destinations' own."""
+    select = f"SELECT {_LANE_COLUMNS} FROM lanes WHERE"
+    return _read(
+        queue,
+        f"{select} ready > 0 UNION ALL {select} ready <= 0 AND category = '' "
+        "AND destination IN (SELECT destination FROM lanes WHERE ready > 0)",
+    )
+
+
+def read_beside(queue: "EventQueue", ids: Iterable[int]) -> list[Lane]:
+    """These lanes, and all others of their destinations."""
+    return _read(
+        queue,
+        f"SELECT {_LANE_COLUMNS} FROM lanes WHERE destination IN (SELECT destination "
+        "FROM lanes WHERE id IN (SELECT value FROM json_each(?))) ORDER BY id",
+        (json.dumps(list(ids)),),
+    )
+
+
+def _read(queue: "EventQueue", sql: str, parameters: tuple[str, ...] = ()) -> list[Lane]:
+    rows = queue.connection.execute(sql, parameters).fetchall()
     return _complete([Lane(**dict(zip(_FIELDS, row, strict=True))) for row in rows])
 
 
@@ -185,6 +210,11 @@ def totals(queue: "EventQueue") -> dict[str, Any]:
     )
     dropped = {reason: int(events) for reason, events in drops}
     return {**sums, "dropped": sum(dropped.values()), "dropped_by_reason": dropped}
+
+
+def count_ready(queue: "EventQueue") -> int:
+    (ready,) = queue.connection.execute("SELECT TOTAL(ready) FROM lanes").fetchone()
+    return int(ready)
 
 
 def count_kept(queue: "EventQueue") -> int:

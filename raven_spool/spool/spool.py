@@ -160,9 +160,16 @@ class Spool:
     # -- claim --------------------------------------------------------------------------------
 
     def lanes(self) -> list[Lane] | None:
-        """All lanes; None if this process no longer leads."""
+        """Those with ready events, and their destinations'; None if we no longer lead."""
+        return self._read_as_leader(lanes.read_waiting)
+
+    def lanes_beside(self, ids: Collection[int]) -> list[Lane] | None:
+        """These lanes and all others of their destinations; None as above."""
+        return self._read_as_leader(lambda queue: lanes.read_beside(queue, ids))
+
+    def _read_as_leader(self, operation: Callable[["EventQueue"], list[Lane]]) -> list[Lane] | None:
         return self._read(
-            lambda queue: lanes.read_lanes(queue) if self.leadership.still_leads(queue) else None
+            lambda queue: operation(queue) if self.leadership.still_leads(queue) else None
         )
 
     def claim(
@@ -256,9 +263,9 @@ class Spool:
         """The lane of a ready event, None if it is ready no more."""
         return self._read(lambda queue: queue.lane_of(key))
 
-    def next_due(self, lane: Lane) -> float | None:
-        """When the first event of a lane may be tried, None if it has none."""
-        return self._read(lambda queue: queue.next_due(lane.id))
+    def next_dues(self) -> dict[int, float]:
+        """When the first event of each lane that has one may be tried."""
+        return self._read(lambda queue: queue.next_dues())
 
     def expired(self, lane: Lane, times: tuple[float, float], limit: int) -> list[int]:
         """Ready events of a lane that were captured between these, among its first `limit`."""
@@ -282,9 +289,6 @@ class Spool:
     def set_anchor(self, anchor: Anchor) -> None:
         """Crash: before the commit the one before stands."""
         self._write(lambda queue: write_anchor(queue, anchor))
-
-    def _destination(self, destination_id: int) -> Destination:
-        return self._read(lambda queue: self._book.destination(queue, destination_id))
 
     # -- what becomes of an event -------------------------------------------------------------
 
@@ -456,9 +460,17 @@ class Spool:
 
         return {**self._read(look), "volatile": self.volatile}
 
+    def count_ready(self) -> int:
+        """What `stats` says of it, at less cost."""
+        return self._read(lanes.count_ready)
+
     def all_lanes(self) -> list[tuple[Lane, Destination]]:
-        found = self._read(lanes.read_lanes)
-        return [(lane, self._destination(lane.destination_id)) for lane in found]
+        return self._read(lambda queue: self._with_destinations(queue, lanes.read_lanes(queue)))
+
+    def _with_destinations(
+        self, queue: "EventQueue", found: list[Lane]
+    ) -> list[tuple[Lane, Destination]]:
+        return [(lane, self._book.destination(queue, lane.destination_id)) for lane in found]
 
     def overflows(self) -> list[tuple[Destination, str, int]]:
         """How many events of each destination and category were dropped for want of room."""
@@ -497,10 +509,13 @@ class Spool:
             where, bound = f"{where} AND _id > ?", after_id
         else:
             where, bound = f"{where} AND _id < ?", 1 << 62 if before_id is None else before_id
-        rows = self._read(
-            lambda queue: queue.page(where, (bound,), limit, newest_first=after_id is None)
-        )
-        found = self.all_lanes()
+
+        def look(queue: "EventQueue") -> tuple[list[StoredRow], list[tuple[Lane, Destination]]]:
+            rows = queue.page(where, (bound,), limit, newest_first=after_id is None)
+            beside = lanes.read_beside(queue, {row.lane for row in rows})
+            return rows, self._with_destinations(queue, beside)
+
+        rows, found = self._read(look)
         by_lane = {lane.id: (lane, destination) for lane, destination in found}
         whole = {lane.destination_id: lane for lane, _ in found if not lane.category}
         stored = []
