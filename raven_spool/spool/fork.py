@@ -32,7 +32,7 @@ class Forkable(Protocol):
 _lock: Any = native.make_rlock()
 _imports: Any = native.make_rlock()
 _members: list[Forkable] = []
-_held: list[list[Forkable]] = []  # what each running fork holds: members may come meanwhile
+_under_way: list["_Fork"] = []
 _pid = os.getpid()  # of the process that has the members
 _is_child = False
 
@@ -62,29 +62,71 @@ def load(imports: Callable[[], T]) -> T:
             pass  # not won in time
 
 
+class _Fork:
+    """One that is under way in a thread, and whose locks it holds."""
+
+    def __init__(self) -> None:
+        self.thread = native.get_thread_id()
+        self.members: list[Forkable] = []
+
+
+# What a signal handler raises in a hook (a task's time limit, Ctrl-C) ends in os.fork, which tells
+# it and goes on: without a second try, locks that were not released by then stayed locked.
+
+
 def _before() -> None:
+    fork = _Fork()
+    _under_way.append(fork)  # first: what follows is undone by it
     _lock.acquire()
-    members = list(_members)
-    _held.append(members)
-    for member in members:
+    fork.members = list(_members)
+    for member in fork.members:
         member.before_fork()
     # After the members' locks, as everywhere: the store looks for its imports under its own.
     _imports.acquire(timeout=_IMPORT_PATIENCE_SECONDS)
 
 
 def _after_in_parent() -> None:
+    is_done = False
     try:
-        _imports.release()
+        is_done = _let_go()
+    finally:
+        if not is_done:
+            _let_go()
+
+
+def _let_go() -> bool:
+    """Where it was cut short, what is done again does nothing."""
+    fork = _own_fork()
+    if fork is not None:
+        _release(_imports)
+        for member in reversed(fork.members):
+            member.after_fork_in_parent()
+        _release(_lock)
+        _under_way.remove(fork)  # last: else nobody would know what is left to release
+    return True
+
+
+def _own_fork() -> _Fork | None:
+    """The last one that this thread has begun: a signal handler may fork inside of another."""
+    mine = [fork for fork in _under_way if fork.thread == native.get_thread_id()]
+    return mine[-1] if mine else None
+
+
+def _release(lock: Any) -> None:
+    try:
+        lock.release()
     except RuntimeError:
         pass  # not won in time
-    for member in reversed(_held.pop()):
-        member.after_fork_in_parent()
-    _lock.release()
 
 
 def _after_in_child() -> None:
     # uWSGI's --py-call-osafterfork calls this hook alone.
-    _begin_life(_held.pop() if _held else list(_members))
+    is_done = False
+    try:
+        is_done = _begin_life()
+    finally:
+        if not is_done:
+            _begin_life()
 
 
 def notice() -> None:
@@ -93,20 +135,26 @@ def notice() -> None:
     # A signal handler may fork between any two of these words; then the hooks have been called,
     # and `_pid` is no longer what it was.
     if os.getpid() != known and known == _pid:
-        _begin_life(list(_members))
+        _begin_life()
 
 
-def _begin_life(members: list[Forkable]) -> None:
+def _begin_life() -> bool:
     global _lock, _imports, _pid, _is_child
     _lock = native.make_rlock()
     _imports = native.make_rlock()
     _pid = os.getpid()
     _is_child = True
-    _held.clear()
-    for member in members:
+    _under_way.clear()
+    for member in list(_members):
         member.after_fork_in_child()
+    return True
 
 
+def _hear_signals() -> None:
+    """What came in while the kernel forked is raised in the first hook, which need not be ours."""
+
+
+os.register_at_fork(after_in_parent=_hear_signals, after_in_child=_hear_signals)
 os.register_at_fork(
     before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
 )

@@ -409,6 +409,7 @@ class Store:
 
     def before_fork(self) -> None:
         self._forks += 1
+        self._fork_ready = True  # first: what a signal raises in the middle leaves no lock behind
         self._fork_ready = self._lock.acquire(timeout=_FORK_PATIENCE_SECONDS)
         if self._fork_ready and self.path != MEMORY:
             self._close()
@@ -416,10 +417,14 @@ class Store:
     def after_fork_in_parent(self) -> None:
         if self._fork_ready:
             self._fork_ready = False
-            self._lock.release()
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not won
 
     def after_fork_in_child(self) -> None:
-        if self.path == MEMORY or not (self._fork_ready or self._was_idle()):
+        is_closed = self._fork_ready and self._queue is None
+        if self.path == MEMORY or not (is_closed or self._was_idle()):
             self._abandon()
             return
         self._place.leave()
