@@ -76,7 +76,7 @@ class EventQueue(SQLiteAckQueue):
         self, directory: str, *, synchronous: str, max_pages: int, checkpoint_pages: int
     ) -> None:
         self._synchronous = synchronous
-        self._max_pages = max_pages
+        self.max_pages = max_pages
         self._checkpoint_pages = checkpoint_pages
         self._inserts: dict[int, str] = {}
         super().__init__(
@@ -122,7 +122,7 @@ class EventQueue(SQLiteAckQueue):
             "journal_mode = WAL",
             f"synchronous = {self._synchronous}",
             "secure_delete = OFF",  # Debian's default zeroes pages: 1.3 ms instead of 0.5 per 100
-            f"max_page_count = {self._max_pages}",  # kept by the connection, not by the file
+            f"max_page_count = {self.max_pages}",  # kept by the connection, not by the file
             "journal_size_limit = 8388608",
             # By whoever commits, so always behind the gate.
             f"wal_autocheckpoint = {self._checkpoint_pages}",
@@ -456,6 +456,15 @@ class EventQueue(SQLiteAckQueue):
         tried = self.connection.execute(sql.format("> 0"), (lane, limit)).fetchall()
         return sorted(row[0] for row in fresh + tried)[:limit]
 
+    def sizes(self, ids: Sequence[int]) -> dict[int, int]:
+        """What their bodies take."""
+        rows = self.connection.execute(
+            f"SELECT _id, CAST(size AS INTEGER) FROM {self._table_name} "
+            "WHERE _id IN (SELECT value FROM json_each(?))",
+            (json.dumps(ids),),
+        )
+        return dict(rows.fetchall())
+
     def turn_away(self, counts: Mapping[int, int]) -> None:
         """Count events of these lanes that were never stored as dropped by overflow."""
         self.connection.execute(schema.TURNED_AWAY)
@@ -471,6 +480,7 @@ class EventQueue(SQLiteAckQueue):
         return sql, (counts, counts)
 
     def limit_pages(self, pages: int) -> None:
+        self.max_pages = pages
         self.connection.execute(f"PRAGMA max_page_count = {pages}")
 
 

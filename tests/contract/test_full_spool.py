@@ -1,12 +1,16 @@
 """A spool that has reached its own limits: what gives way, what is counted, whose limits hold."""
 
+import tempfile
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raven_spool.errors import SpoolFull
 from raven_spool.model import State
 from raven_spool.spool import TURNED_AWAY, Spool
+from raven_spool.spool.room import least_valuable
 from tests.support.spools import HERE, NOW, THERE, check_ledger, discard, event, number_of
 
 MIB = 1 << 20
@@ -54,6 +58,17 @@ def test_event_larger_than_the_spool_is_refused_and_nothing_gives_way(tmp_path):
     discard(spool)
 
 
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+def test_limit_holds_where_other_verbs_went_beyond_it(tmp_path, overflow):
+    """To bury a large event grows a full file, and SQLite took that size for the limit then."""
+    spool = _open(tmp_path, max_bytes=MIB, overflow=overflow)
+    for number in range(30):
+        _put(spool, number, body=b"x" * 300_000)
+        spool.bury([key.id for key in spool.list_keys()], "HTTP 400", NOW)
+        assert spool.stats()["used_bytes"] <= MIB
+    discard(spool)
+
+
 def test_newest_are_turned_away_from_a_full_file_and_counted(tmp_path):
     spool = _open(tmp_path, max_bytes=MIB, overflow="drop_newest")
     keys = _put(spool, *range(30), body=b"x" * 100_000)
@@ -93,6 +108,51 @@ def test_threads_at_the_limit_are_never_refused(tmp_path, limit, overflow):
     assert stats["used_bytes"] <= stats["max_bytes"]
     assert stats["ready"] <= (stats["max_events"] or 480)
     discard(spool)
+
+
+# -- both -----------------------------------------------------------------------------------------
+
+MOST, PAGES = 20, 64  # 256 KiB, the least there can be
+SIZES = st.one_of(st.integers(0, 3000), st.integers(0, 60_000), st.integers(0, 400_000))
+CATEGORIES = st.sampled_from(["error", "transaction", "session"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(SIZES, CATEGORIES), min_size=10, max_size=40))
+def test_no_more_gives_way_than_must_and_nothing_in_vain(events):
+    with tempfile.TemporaryDirectory() as path:
+        spool = Spool(path, fsync="no", max_bytes=PAGES * 4096, max_events=MOST)
+        for number, (size, category) in enumerate(events):
+            _check_what_gives_way(spool, number, size, category)
+        check_ledger(spool)
+        discard(spool)
+
+
+def _check_what_gives_way(spool, number, size, category):
+    before = {one.id: len(one.event.body) for one in spool.page(after_id=0, limit=100)}
+    used = spool.stats()["used_bytes"] // 4096
+    order = spool._read(lambda queue: least_valuable(queue, 100)) if before else []
+    try:
+        made = event(number, body=bytes(size), category=category)
+        key = spool.enqueue(made, HERE, timeout_seconds=5)
+    except SpoolFull:
+        key = None
+    after = [one.id for one in spool.page(after_id=0, limit=100)]
+    gone = [one for one in order if one not in after]
+    assert gone == order[: len(gone)], "in their order"
+    if key is None:
+        assert not gone, f"{size} B can't fit, and yet {len(gone)} gave way"
+        return
+    assert after[-1] == key
+    assert len(after) <= MOST
+    assert spool.stats()["used_bytes"] <= PAGES * 4096
+    wanted = 17 + size // 4096
+    if len(before) < MOST and used + wanted < PAGES:
+        assert not gone
+    elif used + wanted < PAGES:
+        assert len(gone) == 1, "one for one"
+    else:  # a twentieth more at most, and the last was still needed
+        assert sum(before[one] for one in gone[:-1]) <= (wanted + 2 * PAGES // 20) * 4096
 
 
 # -- max_events -----------------------------------------------------------------------------------
