@@ -16,12 +16,12 @@ import pytest
 from raven_spool.spool import Spool, wreck
 from tests.faults.children import Child, Notes
 from tests.faults.events import event_table, read_ledger, stored_ids
-from tests.faults.test_salvage import bring_back, close, fill, garble_header
+from tests.faults.test_salvage import close, fill, garble_header
 from tests.faults.test_signals import Injector
 from tests.support import evidence
 from tests.support.spools import HERE, event
 
-KILLS = 12
+KILLS = 8
 SOAK_KILLS = 400
 _EVENTS = 6
 _AT_ONCE = 2  # in one go, so that there are several
@@ -106,8 +106,6 @@ def mend(path: Path, number: int, nth: int, returned: Path, told: Path) -> None:
 
 
 def check(path: Path, returned: list[str], lost: int) -> None:
-    spool = bring_back(path)
-    close(spool)
     counts = Counter(stored_ids(path))
     assert set(counts.values()) == {1}
     brought = {event(number).event_id for number in range(1, _EVENTS + 1)} & set(counts)
@@ -127,10 +125,10 @@ def copy(original: Path, path: Path) -> None:
     shutil.copy2(original / "current", path)
 
 
-def count_instants(base: Path, original: Path) -> int:
-    path, told = base / "whole", Notes(base / "told")
-    copy(original, path)
-    with Child(mend, path, 100, 1 << 30, base / "returned", told.path) as child:
+def mend_whole(path: Path, returned: Path) -> int:
+    """Returns how many instants there are."""
+    told = Notes(path.with_suffix(".told"))
+    with Child(mend, path, 102, 1 << 30, returned, told.path) as child:
         assert child.join() == 0
     (instants,) = map(int, told.read())
     return instants
@@ -141,7 +139,8 @@ def _kill(base: Path, damage: Callable[[Path], None], kills: int) -> None:
     fill(original, _EVENTS)
     damage(original)
     lost = int(damage is lose_an_event)
-    instants = count_instants(base, original)
+    copy(original, base / "whole")
+    instants = mend_whole(base / "whole", base / "returned")
     chance = random.Random(kills)
     died = 0
     for nth in range(1, instants + 1, max(1, instants // kills)):
@@ -153,6 +152,7 @@ def _kill(base: Path, damage: Callable[[Path], None], kills: int) -> None:
                 code = child.join()
             assert code in (-signal.SIGKILL, 0)
             died += code != 0
+        mend_whole(path, returned.path)
         try:
             check(path, returned.read(), lost)
         except AssertionError as error:

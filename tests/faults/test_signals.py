@@ -20,6 +20,7 @@ import pytest
 from raven_spool.transport.spool import SpoolTransport
 from tests.faults.children import Child, Notes
 from tests.faults.events import (
+    check_nothing_lost,
     count_repeats,
     make_transport,
     new_id,
@@ -34,6 +35,8 @@ from tests.support.waiting import wait_until
 NOWHERE = "http://127.0.0.1:9"  # backend "none": nobody goes there
 THROWN = 3000
 SOAK_THROWN = 100_000
+THROWN_INTO_EACH = 700
+SOAK_THROWN_INTO_EACH = 33_000
 _INSTANTS = 400
 _PROMPT_SECONDS = 1.0  # generous: a send takes well below a millisecond
 
@@ -376,6 +379,90 @@ def test_thousands_of_raising_signals_leave_no_lock_and_no_loss(tmp_path: Path) 
 @pytest.mark.timeout(900)
 def test_a_hundred_thousand_raising_signals_leave_no_lock_and_no_loss(tmp_path: Path) -> None:
     _throw_many(tmp_path, SOAK_THROWN, 800)
+
+
+def throw_into_verb(
+    path: Path, url: str, verb: str, returned: Path, report: Path, count: int
+) -> None:
+    """Real signals into a flush or a close, at random instants."""
+    transport = make_transport(path)
+    notes, mine = Notes(report), Notes(returned)
+    chance = random.Random(count)
+    thrown, acting = 0, False
+
+    def raise_it(number: int, frame: object) -> None:
+        if acting:
+            raise Thrown
+
+    signal.signal(signal.SIGALRM, raise_it)
+    while thrown < count:
+        mine.write(send(transport, url))
+        try:
+            acting = True
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 3e-3))
+            getattr(transport, verb)(1)
+            acting = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except Thrown:
+            acting = False
+            thrown += 1
+            if held := locks_held(path):
+                notes.write(f"leaves {held}")
+    mine.write(send_to(transport, url))
+    assert transport.flush(30)
+    transport.close(10)
+    assert not transport.flusher.spool.leadership.is_held
+    notes.write("done")
+
+
+def send_to(transport: SpoolTransport, url: str) -> str:
+    """From another thread."""
+    ids: list[str] = []
+    thread = threading.Thread(target=lambda: ids.append(send(transport, url)))
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    return ids[0]
+
+
+def _throw_into(tmp_path: Path, verb: str, count: int, seconds: float) -> None:
+    path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
+    report = Notes(tmp_path / "report")
+    with Ingest() as ingest:
+        arguments = path, ingest.url, verb, returned.path, report.path, count
+        with Child(throw_into_verb, *arguments) as child:
+            assert child.join(seconds) == 0
+        *troubles, done = report.read()
+        assert done == "done"
+        assert not troubles, f"{len(troubles)} times: {troubles[0]}"
+        check_nothing_lost(returned.read(), ingest, path)
+        assert count_repeats(ingest) == 0
+    ledger = read_ledger(path)
+    assert ledger["ready"] == ledger["dead"] == ledger["dropped"] == 0
+    evidence.note(
+        f"exceptions raised by signals into the middle of calls of {verb}",
+        promise=4,
+        tried=f"{count:,} exceptions",
+        events=len(returned.read()),
+        lost=0,
+        twice=0,
+        seen="no lock and no lead was left",
+    )
+
+
+VERBS = ["flush", "close"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_raising_signals_in_a_flush_or_close_lose_nothing(tmp_path: Path, verb: str) -> None:
+    _throw_into(tmp_path, verb, THROWN_INTO_EACH, 60)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("verb", VERBS)
+def test_many_raising_signals_in_a_flush_or_close_lose_nothing(tmp_path: Path, verb: str) -> None:
+    _throw_into(tmp_path, verb, SOAK_THROWN_INTO_EACH, 1100)
 
 
 # -- sends inside sends ---------------------------------------------------------------------------
