@@ -6,7 +6,7 @@ It begins with the first need and ends when there is none; a forked child begins
 import time
 from collections.abc import Callable
 
-from raven_spool.errors import SpoolBusy, SpoolUncertain
+from raven_spool.errors import SpoolBusy, SpoolError, SpoolUncertain
 from raven_spool.model import Destination, Event
 from raven_spool.spool import fork, native
 from raven_spool.spool.intake import Intake
@@ -29,6 +29,7 @@ class Keeper:
         self._intake = intake
         self._syncs = syncs
         self._unsynced = False
+        self._synced_in_vain = False  # the last sync failed
         self._alive = False
         self._starting_until = 0.0  # a thread was asked for and has not begun
         self._synced_ticks = 0.0
@@ -93,9 +94,13 @@ class Keeper:
             return
         self._unsynced = False
         try:
-            self._store.sync()
-        except OSError:
-            self._unsynced = True  # a full or failing disk: next beat
+            if self._synced_in_vain:
+                self._store.sync_anew(_PATIENCE_SECONDS)
+            else:
+                self._store.sync()
+            self._synced_in_vain = False
+        except (OSError, SpoolError):
+            self._unsynced = self._synced_in_vain = True  # a full or failing disk: next beat
 
     def _place_what_waits(self) -> None:
         if self._intake.commit_left(_PATIENCE_SECONDS):
@@ -125,4 +130,4 @@ class Keeper:
     def after_fork_in_child(self) -> None:
         self._alive = False
         self._starting_until = 0.0
-        self._unsynced = False
+        self._unsynced = self._synced_in_vain = False

@@ -32,6 +32,7 @@ from raven_spool.spool.gate import Gate
 DATABASE = "data.db"
 MEMORY = ":memory:"
 _NAME = re.compile(r"g-[0-9a-z]+")
+_PIECE_BYTES = 1 << 20
 
 
 class Place(Protocol):
@@ -78,6 +79,9 @@ class Place(Protocol):
 
     def sync(self) -> None:
         """Bring what was committed to the disk itself."""
+
+    def sync_anew(self) -> None:
+        """The same after one that failed. Behind the gate."""
 
     def leave(self) -> None:
         """Close descriptors, unlock nothing: a forked child calls this too."""
@@ -196,7 +200,11 @@ class DiskPlace:
         if self._database:
             self._sync_log(self._database + "-wal")
 
-    def _sync_log(self, log: str) -> None:
+    def sync_anew(self) -> None:
+        if self._database:
+            self._sync_log(self._database + "-wal", rewrites=True)
+
+    def _sync_log(self, log: str, *, rewrites: bool = False) -> None:
         # The WAL carries no POSIX locks, so it may be opened and closed. Its name is on the disk
         # since its first frame: SQLite syncs that with the header, also under NORMAL.
         try:
@@ -204,6 +212,8 @@ class DiskPlace:
         except FileNotFoundError:
             return  # checkpointed and closed, which syncs
         try:
+            if rewrites:
+                _write_again(descriptor)
             os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
@@ -266,7 +276,17 @@ class MemoryPlace:
 
     def sync(self) -> None: ...
 
+    def sync_anew(self) -> None: ...
+
     def leave(self) -> None: ...
+
+
+def _write_again(descriptor: int) -> None:
+    """All of a file over itself. A sync that fails leaves its pages in memory as if they were on
+    the disk: the next one succeeds and has written none of them."""
+    at = 0
+    while piece := os.pread(descriptor, _PIECE_BYTES, at):
+        at += posix.write(descriptor, piece)
 
 
 def _check_plain(directory: str, database: str) -> None:

@@ -405,6 +405,14 @@ class Store:
         """Bring what was committed to the disk itself."""
         self._place.sync()
 
+    def sync_anew(self, timeout_seconds: float) -> None:
+        """The same after one that failed: what it was to sync is written again first.
+
+        Crash:
+            The log is as it was: each byte is written over by itself.
+        """
+        self.write(lambda queue: self._place.sync_anew(), timeout_seconds)
+
     # -- fork ---------------------------------------------------------------------------------
 
     def before_fork(self) -> None:

@@ -5,8 +5,10 @@ would be left is made, several ways, and the spool is opened in it.
 """
 
 import contextlib
+import errno
 import itertools
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -180,3 +182,50 @@ def test_power_cut_loses_what_the_mode_allows_and_no_more(scratch: Path, mode: s
 @pytest.mark.parametrize("mode", PROMISED_SECONDS)
 def test_power_cut_at_each_sync_loses_what_the_mode_allows(scratch: Path, mode: str) -> None:
     _cut_power(scratch, mode, SOAK_CUTS)
+
+
+# -- a sync that fails once -----------------------------------------------------------------------
+
+
+def live_with_a_failing_sync(root: Path, record: Path) -> None:
+    """The kernel says it once (EIO) and takes what it did not write for written: the pages are in
+    memory, clean, and the next sync succeeds without them."""
+    failed: list[int] = []
+    with Recorder(root) as recorder:
+        synced = os.fdatasync
+
+        def fail_once(descriptor: int) -> None:
+            if failed:
+                return synced(descriptor)
+            failed.append(descriptor)
+            recorder.note_failed_sync(descriptor)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        spool = Spool(str(root / _WHERE), fsync="everysec")
+        assert spool.enqueue(event(0), HERE, timeout_seconds=10)  # makes it
+        spool.keeper.sync()
+        os.fdatasync = fail_once
+        for number in range(1, 20):
+            assert spool.enqueue(event(number), HERE, timeout_seconds=10)
+            spool.keeper.sync()
+            recorder.note("returned", _id_of(number))
+        os.fdatasync = synced
+        assert failed
+        recorder.save(record)
+        os._exit(0)  # without a close, which would checkpoint
+
+
+def test_what_a_failed_sync_forgot_is_written_again(scratch: Path) -> None:
+    root, record = scratch / "root", scratch / "record"
+    root.mkdir()
+    with Child(live_with_a_failing_sync, root, record) as child:
+        assert child.join(60) == 0
+    disk = Disk(root)
+    for did in load(record):
+        disk.follow(did)
+    for seed in range(8):
+        target = scratch / f"left-{seed}"
+        disk.survive(target, random.Random(seed))
+        spool = Spool(str(target / _WHERE), fsync="no")
+        assert len(spool.list_keys()) == 20
+        discard(spool)

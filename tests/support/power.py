@@ -70,6 +70,8 @@ class Disk:
                 self._file(did.path).pending.append((self._place, did))
             case "sync":
                 self._file(did.path).sync(did.since)
+            case "failed":
+                self._file(did.path).pending = []  # in memory, and taken for written
             case "names":
                 self._sync_names(did.path, did.since)
         self._place += 1

@@ -23,7 +23,8 @@ from tests.support import vfs
 class Did:
     """One thing done, or noted."""
 
-    kind: str  # "open", "write", "truncate", "sync", "names", "mkdir", "rename", "unlink", "note"
+    # "open", "write", "truncate", "sync", "failed", "names", "mkdir", "rename", "unlink", "note"
+    kind: str
     path: str
     at: float
     offset: int = 0
@@ -45,6 +46,10 @@ class Recorder:
 
     def note(self, what: str, name: str) -> None:
         self._add("note", name, to=what)
+
+    def note_failed_sync(self, descriptor: int) -> None:
+        """What was to be synced is not on the disk, and no later sync brings it there."""
+        self._add("failed", _path_of(descriptor))
 
     def save(self, path: Path) -> None:
         path.write_bytes(pickle.dumps(self.done))
