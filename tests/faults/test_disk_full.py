@@ -1,6 +1,7 @@
 """A disk without room, and a process without descriptors: events go out from memory, acks go on."""
 
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -13,8 +14,15 @@ from raven_spool.spool import store
 from raven_spool.transport.spool import SpoolTransport
 from tests.faults.children import Child, Notes
 from tests.faults.disks import Filler, mounted
-from tests.faults.events import check_bodies, make_transport, read_ledger, send, stored_ids
-from tests.support import evidence
+from tests.faults.events import (
+    check_bodies,
+    count_repeats,
+    make_transport,
+    read_ledger,
+    send,
+    stored_ids,
+)
+from tests.support import evidence, quota
 from tests.support.answers import ok, status
 from tests.support.drains import Process
 from tests.support.ingest import Ingest
@@ -236,6 +244,55 @@ def test_limit_on_the_size_of_files(tmp_path: Path) -> None:
         assert {*ingest.event_ids()} == {*returned.read()}
         check_bodies(ingest.requests)
     assert read_ledger(path)["ready"] == 0
+
+
+def send_on_a_quota(path: Path, url: str, returned: Path, limited: Path, lifted: Path) -> None:
+    """It is used up after a few events; only what the ballast gives back can be had."""
+    ballast, allocated = path / "ballast", os.posix_fallocate
+
+    def is_used_up() -> bool:
+        return limited.exists() and not lifted.exists() and ballast.exists()
+
+    def allocate(descriptor: int, offset: int, size: int) -> None:
+        if limited.exists() and not lifted.exists():
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        allocated(descriptor, offset, size)
+
+    os.posix_fallocate = allocate
+    quota.limit_writes(is_used_up)
+    transport, notes = make_transport(path, backend="none"), Notes(returned)
+    for _ in range(BACKLOG // 20):
+        notes.write(send(transport, url))
+    limited.touch()
+    transport = make_transport(path)
+    assert transport.flush(30), "acks go through, on the ballast"
+    assert not ballast.exists()
+    for _ in range(BACKLOG // 20):
+        notes.write(send(transport, url))
+    assert read_ledger(path)["accepted"] == BACKLOG // 20, "all others went from memory"
+    assert transport.flush(30)
+    lifted.touch()
+    wait_for_recovery(transport, url, path)
+    assert transport.flush(30)
+    transport.close()
+
+
+@pytest.mark.evidence
+def test_quota_acts_like_a_full_disk(tmp_path: Path) -> None:
+    """SQLite tells EDQUOT as an I/O error at a write, not as a full disk."""
+    path, returned = tmp_path / "spool", Notes(tmp_path / "returned")
+    files = tmp_path / "limited", tmp_path / "lifted"
+    with Ingest() as ingest:
+        with Child(send_on_a_quota, path, ingest.url, returned.path, *files) as child:
+            assert child.join(100) == 0
+        assert {*returned.read()} <= {*ingest.event_ids()}
+        assert count_repeats(ingest) == 0
+        check_bodies(ingest.requests)
+    assert read_ledger(path)["ready"] == 0
+    evidence.note(
+        "a quota (EDQUOT) that is used up, a backlog, sends that go on",
+        promise=4, tried="1 quota", events=len(returned.read()), lost=0, twice=0,
+    )  # fmt: skip
 
 
 def send_without_descriptors(path: Path, url: str, returned: Path) -> None:
