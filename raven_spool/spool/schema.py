@@ -193,37 +193,49 @@ def check(connection: sqlite3.Connection) -> None:
             f"written by a newer raven_spool (schema {version}, this one reads {VERSION}): "
             "upgrade raven_spool, or give another spool path"
         )
-    _check_programs(connection)
-
-
-def _check_programs(connection: sqlite3.Connection) -> None:
-    """A trigger or view runs in whoever opens the file, and one that never ends would stop it:
-    none but our own, word for word."""
-    foreign = _programs(connection) - _own_programs()
+    foreign = find_foreign(connection)
     if foreign:
-        raise SpoolCorrupt(f"its schema is not ours: {min(foreign)[0][:80]!r}")
+        raise SpoolCorrupt(f"its schema is not ours: {foreign[:80]!r}")
 
 
-def _programs(connection: sqlite3.Connection) -> set[tuple[str, str]]:
+def find_foreign(connection: sqlite3.Connection) -> str | None:
+    """The name of something in the schema that we have not made, word for word. A trigger or view
+    runs in whoever opens the file, and so do the functions in a check, a default, a generated
+    column or an index: one that never ends, or asks for a gigabyte, would stop it."""
+    foreign = _parts(connection) - _own_parts()
+    return min(foreign)[1] if foreign else None
+
+
+def _parts(connection: sqlite3.Connection) -> set[tuple[str, str, str]]:
+    """All but the indexes that SQLite makes by itself, which have no words."""
     return set(
         connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE type IN ('trigger', 'view')"
+            "SELECT CAST(type AS TEXT), CAST(name AS TEXT), CAST(sql AS TEXT) FROM sqlite_master "
+            "WHERE sql IS NOT NULL"
         ).fetchall()
     )
 
 
 def missing(connection: sqlite3.Connection) -> set[str]:
     """Triggers that a file must have, and has not: its ledger is no longer kept."""
-    return {name for name, _ in _own_programs() - _programs(connection)} - _LATE
+    lacking = _own_parts() - _parts(connection)
+    return {name for kind, name, _ in lacking if kind == "trigger"} - _LATE
+
+
+# What an operator's ANALYZE leaves.
+_STATISTICS = {
+    ("table", "sqlite_stat1", "CREATE TABLE sqlite_stat1(tbl,idx,stat)"),
+    ("table", "sqlite_stat4", "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)"),
+}
 
 
 @functools.cache
-def _own_programs() -> set[tuple[str, str]]:
+def _own_parts() -> set[tuple[str, str, str]]:
     """As SQLite keeps them."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
         connection.execute(EVENTS.format(table_name=_TABLE, key_column="_id"))
         create(connection, _TABLE, 0.0)
-        return _programs(connection)
+        return _parts(connection) | _STATISTICS
     finally:
         connection.close()

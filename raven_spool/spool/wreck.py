@@ -22,6 +22,7 @@ from raven_spool.spool.lanes import LOST, read_destination
 from raven_spool.spool.late import load_queue
 from raven_spool.spool.places import DATABASE, MEMORY
 from raven_spool.spool.rows import STORED_COLUMNS, StoredRow
+from raven_spool.spool.schema import find_foreign
 
 if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue
@@ -63,6 +64,8 @@ class Wreck:
 
     def _has_tables(self, connection: sqlite3.Connection, probe: str) -> bool:
         try:
+            if find_foreign(connection):  # in the place of a table there may be what never ends
+                return False
             connection.execute(f"{probe} FROM {self._table} WHERE _id = 0").fetchall()
         except SQLITE_ERRORS:
             return False
@@ -238,6 +241,7 @@ def _connect(path: str) -> sqlite3.Connection:
         check_same_thread=False,
     )
     connection.text_factory = READABLE_TEXT
+    connection.execute("PRAGMA trusted_schema = OFF")
     return connection
 
 

@@ -25,7 +25,7 @@ from tests.faults.events import make_transport, send, stored_ids
 from tests.support import evidence
 from tests.support.answers import status
 from tests.support.ingest import Ingest
-from tests.support.spools import HERE, NOW, event
+from tests.support.spools import HERE, NOW, check_ledger, event
 from tests.support.tool import KEY, SECRET, destination, make_event, run
 
 NOBODY = 65534
@@ -220,29 +220,105 @@ def test_generation_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "ours" / (tmp_path / "ours/current").read_text().strip()).is_symlink()
 
 
-PROGRAMS = [
-    "CREATE TRIGGER planted AFTER INSERT ON ack_queue_events BEGIN DELETE FROM meta; END",
-    """CREATE TRIGGER endless AFTER INSERT ON ack_queue_events BEGIN INSERT INTO graves
-    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i, 1, '', 0 FROM n;
+def rewrite(old: str, new: str) -> str:
+    """A change of the events' table that SQLite's own commands would not make."""
+    return (
+        "PRAGMA writable_schema = ON; UPDATE sqlite_master SET "
+        f"sql = replace(sql, '{old}', '{new}') WHERE name = 'ack_queue_events'"
+    )
+
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT"
+PROGRAMS = {
+    "trigger": """CREATE TRIGGER planted AFTER INSERT ON ack_queue_events BEGIN DELETE FROM meta;
     END""",
-    "CREATE VIEW planted AS SELECT 1",
-    """DROP TRIGGER event_enqueued; CREATE TRIGGER event_enqueued AFTER INSERT ON
+    "endless trigger": f"""CREATE TRIGGER endless AFTER INSERT ON ack_queue_events BEGIN INSERT INTO
+    graves {ENDLESS} i, 1, '', 0 FROM n; END""",
+    "view": "CREATE VIEW planted AS SELECT 1",
+    "other trigger": """DROP TRIGGER event_enqueued; CREATE TRIGGER event_enqueued AFTER INSERT ON
     ack_queue_events BEGIN DELETE FROM lanes; END""",
-]
+    "view for a table": f"""ALTER TABLE ack_queue_events RENAME TO moved; CREATE VIEW
+    ack_queue_events AS {ENDLESS} i AS _id, 0 AS status FROM n""",
+    "view for lanes": f"""ALTER TABLE lanes RENAME TO moved; CREATE VIEW lanes AS {ENDLESS} i AS id
+    FROM n""",
+    "virtual table": "CREATE VIRTUAL TABLE planted USING fts5(text)",
+    "costly index": "CREATE INDEX planted ON ack_queue_events (length(hex(zeroblob(99999999))))",
+    # Each send took ten seconds and a gigabyte with such.
+    "costly check": rewrite(
+        "data BLOB NOT NULL", "data BLOB NOT NULL CHECK (length(hex(zeroblob(400000000))) > 0)"
+    ),
+    "costly default": rewrite("DEFAULT ''[]''", "DEFAULT (hex(zeroblob(400000000)))"),
+    "check that is never met": rewrite("data BLOB NOT NULL", "data BLOB NOT NULL CHECK (0)"),
+    "generated column": rewrite(
+        "data BLOB NOT NULL", "data BLOB NOT NULL, x AS (length(hex(zeroblob(400000000))))"
+    ),
+    "no words": "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = 0 WHERE sql <> ''",
+}
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_planted_program_in_the_schema_never_runs(tmp_path: Path, program: str) -> None:
-    spool = Spool(str(tmp_path))
+def plant_program(path: Path, program: str) -> None:
+    spool = Spool(str(path))
     assert spool.enqueue(event(1), HERE)
     spool.finish()
-    with contextlib.closing(sqlite3.connect(next(tmp_path.glob("g-*/data.db")))) as connection:
+    with contextlib.closing(sqlite3.connect(next(path.glob("g-*/data.db")))) as connection:
         connection.executescript(program)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_planted_program_in_the_schema_never_runs(tmp_path: Path, name: str) -> None:
+    plant_program(tmp_path, PROGRAMS[name])
     fresh = Spool(str(tmp_path))
     assert fresh.enqueue(event(2), HERE, timeout_seconds=5)  # an endless one would hang here
     assert fresh.stats()["accepted"] == 1  # in a file of its own
     assert len(list(tmp_path.glob("g-*"))) == 2
+    assert fresh.leadership.take()
+    for _ in range(10):  # nor does it run in who brings back what is in that file
+        fresh.salvage.step()
+    assert [stored.event.event_id for stored in fresh.page()] == [
+        event(number).event_id for number in (1, 2)
+    ]
+    fresh.leadership.let_go()
     fresh.finish()
+
+
+@pytest.mark.parametrize(
+    "pragma",
+    [
+        "auto_vacuum = FULL", "journal_mode = DELETE", "secure_delete = ON", "page_size = 512",
+        "default_cache_size = 1", "temp_store_directory = '/tmp'", "legacy_file_format = ON",
+    ],
+)  # fmt: skip
+def test_setting_that_lies_in_the_file_changes_nothing(tmp_path: Path, pragma: str) -> None:
+    plant_program(tmp_path, f"PRAGMA journal_mode = DELETE; PRAGMA {pragma}; VACUUM; ANALYZE")
+    spool = Spool(str(tmp_path))
+    assert spool.enqueue(event(2), HERE, timeout_seconds=5)
+    assert check_ledger(spool)["accepted"] == 2
+    assert spool._store.read(lambda queue: queue.connection.execute("PRAGMA journal_mode")
+                             .fetchone()) == ("wal",)  # fmt: skip
+    spool.finish()
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside", "g-../outside", "/{}/outside", "g-a\0b", "g-a/../b"]
+)
+def test_name_of_a_generation_leads_nowhere_else(tmp_path: Path, name: str) -> None:
+    path, outside = tmp_path / "spool", tmp_path / "outside"
+    shutil.copytree(make_closed(tmp_path / "other"), outside)
+    before = {file: file.read_bytes() for file in outside.iterdir()}
+    make_closed(path)
+    (path / "current").write_text(name.format(tmp_path) + "\n")
+    spool = Spool(str(path))
+    assert spool.enqueue(event(3), HERE)
+    spool.finish()
+    assert {file: file.read_bytes() for file in outside.iterdir()} == before
+
+
+def make_closed(path: Path) -> Path:
+    """A spool of one event; returns its generation."""
+    spool = Spool(str(path))
+    assert spool.enqueue(event(1), HERE)
+    spool.finish()
+    return next(path.glob("g-*"))
 
 
 @pytest.mark.parametrize(
