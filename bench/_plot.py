@@ -1,6 +1,7 @@
 """Draws docs/figures/*.svg from the JSON of the benchmarks and fills docs/performance.md's tables.
 
 .venv/bin/python bench/enqueue.py --out docs/figures/enqueue.json
+.venv/bin/python bench/sealing.py --out docs/figures/sealing.json
 .venv/bin/python bench/drain.py --out docs/figures/drain.json
 .venv/bin/python bench/loops.py --out docs/figures/loops.json
 .venv/bin/python bench/flood.py --out docs/figures/flood.json
@@ -30,7 +31,7 @@ Record = Mapping[str, Any]
 
 def main() -> None:
     page = _PAGE.read_text()
-    for name in ("enqueue", "drain", "loops", "flood", "stampede"):
+    for name in ("enqueue", "sealing", "drain", "loops", "flood", "stampede"):
         run = json.loads((_DOCS / "figures" / f"{name}.json").read_text())
         figures = [figure for figure in run["figures"] if describe_target(figure)]
         if figures:

@@ -469,8 +469,10 @@ class Drain:
                 self._outcomes.bury(claimed, reason, now)
             elif not claimed.is_owed_a_try and self._is_too_old(claimed, now):
                 self._outcomes.bury(claimed, EXPIRED, now)
-            elif key_id(claimed.event):
+            elif key := key_id(claimed.event):
                 self._passed_over = True
+                text = f"events sealed with key {key} wait: it is not in encryption_key"
+                self._news.log_once(logging.WARNING, text)
             elif self._can_send(claimed.destination.sender):
                 put(claimed)
         return {one.id for one in found}
