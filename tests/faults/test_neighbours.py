@@ -146,7 +146,9 @@ def test_directory_that_is_exchanged_under_a_running_program_gets_nothing(public
             assert child.join(40) == 0
         sent = {line for line in Notes(notes).read() if line != "moved"}
         assert sent <= {*ingest.event_ids(), *stored_ids(above / "taken")}
-    assert list(root.iterdir()) == []
+    # Exchanged between a look and the next open, it may get a lock: an empty file.
+    assert not list(root.glob("g-*"))
+    assert not any(file.lstat().st_size for file in root.iterdir())
     assert f"belongs to user {MALLORY}" in output.read_text()
 
 
@@ -190,7 +192,7 @@ def test_hard_link_planted_in_a_shared_directory_changes_no_file_of_others(
     if name == "drain.lock":
         assert len(stored_ids(root)) == 4
     evidence.note(
-        f"a hard link to another's file in a shared directory, as {name}",
+        f"a hard link to another's file in a shared directory: as {name}",
         promise=8, tried="1 program", events=3, lost=0, seen="that file is as it was",
     )  # fmt: skip
 
