@@ -100,10 +100,12 @@ class DiskPlace:
     def enter(self) -> bool:
         if self._gate is not None and self._gate.is_in_place():
             return False
-        self.leave()
         try:
             make_directory(self.path, self._group)
-            self._gate = Gate(self.path)
+            # The old one stays until then: while the file is open there is a gate to it.
+            old, self._gate = self._gate, Gate(self.path)
+            if old is not None:
+                old.close()
             self._ballast = Ballast(self.path)  # not yet tried in vain in this directory
         except OSError as error:
             where = error.filename or self.path

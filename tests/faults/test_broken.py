@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from raven_spool.errors import SchemaTooNew
+from raven_spool.errors import SchemaTooNew, SpoolUnusable
 from tests.faults.children import Child, Notes
 from tests.faults.events import (
     check_bodies,
@@ -250,6 +250,21 @@ def send_before_and_after(path: Path, url: str, returned: Path, go: Path) -> Non
     send(transport, url)
     assert transport.flusher.spool.volatile == 1
     os._exit(0)
+
+
+def test_send_after_a_read_that_found_the_path_unusable_goes_to_memory(tmp_path: Path) -> None:
+    """The read had closed the gate and left the file open: the next send failed at an assertion."""
+    path = tmp_path / "spool"
+    with Ingest() as ingest:
+        transport = make_transport(path, backend="none")
+        send(transport, ingest.url)
+        path.rename(tmp_path / "taken")
+        path.write_text("no directory")
+        with pytest.raises(SpoolUnusable):
+            transport.stats()
+        kept = send(transport, ingest.url)
+        assert ingest.wait_for(1) == [kept]
+        transport.close(10)
 
 
 def test_processes_share_one_gate_also_after_the_directory_was_remade(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_directory_that_is_exchanged_under_a_running_program_gets_nothing(public
             root.rename(above / "taken")
             make(root, MALLORY, 0o777)
             Notes(notes).write("moved")
-            assert child.join(40) == 0
+            assert child.join(40) == 0, output.read_text()
         sent = {line for line in Notes(notes).read() if line != "moved"}
         assert sent <= {*ingest.event_ids(), *stored_ids(above / "taken")}
     # Exchanged between a look and the next open, it may get a lock: an empty file.
