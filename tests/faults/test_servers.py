@@ -1,13 +1,17 @@
 """Servers that misbehave in every way at once: what becomes of the events of the whole system."""
 
+import itertools
+import socket
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from raven_spool.spool import Spool
 from tests.faults.events import (
     body_of,
     check_nothing_lost,
@@ -16,7 +20,7 @@ from tests.faults.events import (
     new_id,
     read_ledger,
 )
-from tests.support import answers, evidence
+from tests.support import answers, certificates, evidence
 from tests.support.ingest import Ingest, Seen
 from tests.support.waiting import wait_until
 
@@ -157,4 +161,136 @@ def test_live_destinations_are_delivered_among_many_dead_ones(tmp_path: Path) ->
         lost=0,
         twice=0,
         seen=f"all live ones after {first:.1f} s, and {second:.1f} s once the dead were known",
+    )
+
+
+# -- servers that can't be reached ----------------------------------------------------------------
+
+_HOSTS = ("localhost", "127.0.0.1")
+BROKEN_TLS = {
+    "expired": lambda: certificates.expired_context(_HOSTS),
+    "wrong host": lambda: certificates.server_context(("elsewhere.invalid",)),
+    "plain HTTP": lambda: False,
+}
+
+
+def _send_tls(transport, port: int) -> str:
+    return _send(transport, f"https://localhost:{port}", 1)
+
+
+def _check_mended(transport, ids: list[str], ingest: Ingest, path: Path) -> None:
+    ingest.wait_for(len(ids))
+    wait_until(lambda: transport.stats()["ready"] == 0, what="the last ack")
+    transport.close(2)
+    check_nothing_lost(ids, ingest, path)
+    ledger = read_ledger(path)
+    assert (ledger["delivered"], ledger["dead"], count_repeats(ingest)) == (len(ids), 0, 0)
+
+
+def _wait_until_tried(path: Path) -> None:
+    """In vain: its destination is held for that."""
+    spool = Spool(str(path))
+    wait_until(lambda: any(lane.failures for lane, _ in spool.all_lanes()), what="a failed attempt")
+    spool.finish()
+
+
+@pytest.mark.evidence
+@pytest.mark.parametrize("kind", [*BROKEN_TLS, "unknown authority"])
+def test_events_wait_for_a_certificate_that_holds(tmp_path: Path, kind: str) -> None:
+    path, context = tmp_path / "spool", BROKEN_TLS.get(kind, lambda: True)()
+    trusted = None if kind == "unknown authority" else certificates.authority_file()
+    with Ingest(tls=context) as broken:
+        transport = make_transport(path, timeout=TIMEOUT_SECONDS, ca_certs=trusted)
+        ids = [_send_tls(transport, broken.port) for _ in range(5)]
+        _wait_until_tried(path)
+        assert broken.event_ids() == []
+        transport.close(0)
+        if kind == "unknown authority":  # then no server can mend it
+            assert read_ledger(path)["ready"] == len(ids)
+            return
+    with Ingest(port=broken.port, tls=True) as mended:
+        transport = make_transport(path, timeout=TIMEOUT_SECONDS, ca_certs=trusted)
+        ids.append(_send_tls(transport, mended.port))
+        _check_mended(transport, ids, mended, path)
+    evidence.note(
+        f"a server whose TLS is broken, then mended: {kind}",
+        promise=6,
+        tried="1 way",
+        events=len(ids),
+        lost=0,
+        twice=0,
+    )
+
+
+@pytest.mark.evidence
+def test_server_that_takes_no_connections_holds_up_nobody(tmp_path: Path) -> None:
+    """Its backlog is full, so the kernel drops what would connect, and says nothing."""
+    path = tmp_path / "spool"
+    with ExitStack() as full, Ingest() as live:
+        listener = full.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port = listener.getsockname()[1]
+        _fill_backlog(full, port)
+        transport = make_transport(path, timeout=TIMEOUT_SECONDS)
+        slow = [_send(transport, f"http://127.0.0.1:{port}", 1) for _ in range(5)]
+        _wait_until_tried(path)
+        ids = [_send(transport, live.url, 1) for _ in range(50)]
+        live.wait_for(len(ids))
+        full.close()
+        with Ingest(port=port) as mended:
+            mended.wait_for(len(slow))
+            wait_until(lambda: transport.stats()["ready"] == 0, what="the last ack")
+            transport.close(2)
+            check_nothing_lost(slow, mended, path)
+            assert count_repeats(mended) == count_repeats(live) == 0
+    evidence.note(
+        "a server whose backlog of connections is full, beside a live one, then well",
+        promise=6,
+        tried="1 server",
+        events=len(ids) + len(slow),
+        lost=0,
+        twice=0,
+    )
+
+
+def _fill_backlog(stack: ExitStack, port: int) -> None:
+    for _ in range(20):
+        sock = stack.enter_context(socket.socket())
+        sock.settimeout(0.2)
+        try:
+            sock.connect(("127.0.0.1", port))
+        except TimeoutError:
+            return
+    raise AssertionError("it takes any number of connections")
+
+
+@pytest.mark.evidence
+def test_steady_server_is_served_beside_one_that_flaps_at_each_request(tmp_path: Path) -> None:
+    path, kinds = tmp_path / "spool", list(MISCHIEF.values())
+    course = itertools.chain.from_iterable((kind, answers.ok()) for kind in kinds)
+    with Ingest() as flapping, Ingest() as steady:
+        flapping.answer_with(*course)
+        transport = make_transport(path, timeout=TIMEOUT_SECONDS)
+        ids = [_send(transport, flapping.url, 1) for _ in kinds]
+        more = [_send(transport, steady.url, 1) for _ in range(200)]
+        steady.wait_for(len(more))
+        tried = len(flapping.requests)
+        wait_until(
+            lambda: transport.stats()["ready"] == 0,
+            timeout_seconds=_SETTLED_SECONDS,
+            what="the last ack",
+        )
+        transport.close(2)
+        check_nothing_lost(ids, flapping, path)
+        check_nothing_lost(more, steady, path)
+        ledger = read_ledger(path)
+    assert (ledger["delivered"], ledger["dead"]) == (len(ids) + len(more), 0)
+    assert tried < 2 * len(kinds)  # the steady one did not wait for its end
+    assert count_repeats(steady) == 0
+    evidence.note(
+        "a server that answers each request in another way, beside a steady one",
+        promise=6,
+        tried=f"{len(kinds)} kinds",
+        events=len(ids) + len(more),
+        lost=0,
+        twice=count_repeats(flapping),
     )

@@ -1,6 +1,7 @@
 """A certificate authority of our own, one for each process."""
 
 import atexit
+import datetime
 import shutil
 import ssl
 import tempfile
@@ -26,7 +27,14 @@ def authority_file() -> str:
     return str(path)
 
 
-def server_context(names: tuple[str, ...]) -> ssl.SSLContext:
+def server_context(names: tuple[str, ...], **more: Any) -> ssl.SSLContext:
+    """`more`: what trustme takes beside the names."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority().issue_cert(*names).configure_cert(context)
+    authority().issue_cert(*names, **more).configure_cert(context)
     return context
+
+
+def expired_context(names: tuple[str, ...]) -> ssl.SSLContext:
+    now = datetime.datetime.now(datetime.UTC)
+    yesterday, month_ago = now - datetime.timedelta(days=1), now - datetime.timedelta(days=30)
+    return server_context(names, not_before=month_ago, not_after=yesterday)

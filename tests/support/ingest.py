@@ -15,6 +15,7 @@ and POST /_answer?503,ok changes what it answers.
 import argparse
 import json
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -60,7 +61,8 @@ class Ingest:
     """A server on loopback.
 
     Args:
-        tls: serve https with a certificate of `ca_file`'s authority for `names`.
+        tls: serve https with a certificate of `ca_file`'s authority for `names`, or with that of
+            the context.
         log: append a JSON line for each request to this file.
     """
 
@@ -68,14 +70,14 @@ class Ingest:
         self,
         *,
         port: int = 0,
-        tls: bool = False,
+        tls: bool | ssl.SSLContext = False,
         names: tuple[str, ...] = ("localhost", "127.0.0.1"),
         log: Path | str | None = None,
     ) -> None:
         self.host = "localhost" if tls else "127.0.0.1"
         self.port = port
         self.connections = 0
-        self._tls = server_context(names) if tls else None
+        self._tls = server_context(names) if tls is True else tls or None
         self._log = Path(log) if log else None
         self._script: deque[Answer] = deque([ok()])
         self._choose: Callable[[Seen], Answer | None] | None = None
