@@ -5,6 +5,7 @@
 .venv/bin/python bench/drain.py --out docs/figures/drain.json
 .venv/bin/python bench/loops.py --out docs/figures/loops.json
 .venv/bin/python bench/flood.py --out docs/figures/flood.json
+.venv/bin/python bench/many.py --out docs/figures/many.json
 .venv/bin/python bench/stampede.py --out docs/figures/stampede.json    (draws outage.svg itself)
 .venv/bin/python bench/_plot.py
 """
@@ -31,7 +32,7 @@ Record = Mapping[str, Any]
 
 def main() -> None:
     page = _PAGE.read_text()
-    for name in ("enqueue", "sealing", "drain", "loops", "flood", "stampede"):
+    for name in ("enqueue", "sealing", "drain", "loops", "flood", "many", "stampede"):
         run = json.loads((_DOCS / "figures" / f"{name}.json").read_text())
         figures = [figure for figure in run["figures"] if describe_target(figure)]
         if figures:

@@ -117,7 +117,7 @@ def read_beside(queue: "EventQueue", ids: Iterable[int]) -> list[Lane]:
     return _read(
         queue,
         f"SELECT {_LANE_COLUMNS} FROM lanes WHERE destination IN (SELECT destination "
-        "FROM lanes WHERE id IN (SELECT value FROM json_each(?))) ORDER BY id",
+        "FROM lanes WHERE id IN (SELECT value FROM json_each(?)))",
         (json.dumps(list(ids)),),
     )
 
