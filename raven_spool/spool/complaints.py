@@ -21,6 +21,8 @@ _MEANINGS: dict[int, tuple[type[SpoolError], str]] = {
     sqlite3.SQLITE_CANTOPEN: (SpoolUnusable, "cannot be opened"),
     sqlite3.SQLITE_PERM: (SpoolUnusable, "cannot be written"),
     sqlite3.SQLITE_AUTH: (SpoolUnusable, "cannot be written"),
+    # A log that was cut short under us; of the database SQLite takes what is missing for zeros.
+    sqlite3.SQLITE_IOERR_SHORT_READ: (SpoolCorrupt, "is damaged"),
     # The shared memory has no room to grow, which comes before anything is written.
     sqlite3.SQLITE_IOERR_SHMSIZE: (SpoolFull, "is full"),
 }

@@ -42,14 +42,23 @@ class Gate:
         try:
             self._main = self._own(open_private(self._path))
             self._queue = self._own(open_private(os.path.join(directory, "queue.lock")))
-            self._hints = self._own(open_fifo(os.path.join(directory, "write.turn")))
+            self._hints = self._open_hints(os.path.join(directory, "write.turn"))
         except BaseException:
             self.close()  # a process short of descriptors would lose some at each attempt
             raise
         self._freed_at = self._turn_ends_at = 0.0
         self._is_hot = False
         self._poll = native.make_poll()
-        self._poll.register(self._hints, select.POLLIN)
+        if self._hints is not None:
+            self._poll.register(self._hints, select.POLLIN)
+
+    def _open_hints(self, path: str) -> int | None:
+        """None: something else stands there, as where a backup without pipes was put back. Then
+        whoever waits looks again in vain now and then."""
+        try:
+            return self._own(open_fifo(path))
+        except SpoolUnusable:
+            return None
 
     def _own(self, descriptor: int) -> int:
         self._files.append(OwnFile(descriptor))
@@ -92,6 +101,7 @@ class Gate:
         return won
 
     def _swallow_hints(self) -> None:
+        assert self._hints is not None  # else it was never heard
         try:
             posix.read(self._hints, 65536)
         except BlockingIOError:
@@ -106,6 +116,8 @@ class Gate:
 
     def hint(self) -> None:
         """Tell the head of the queue to try again."""
+        if self._hints is None:
+            return
         try:
             posix.write(self._hints, b".")
         except BlockingIOError:

@@ -19,15 +19,14 @@ from raven_spool.spool.ballast import Ballast
 from raven_spool.spool.files import (
     create_directory,
     create_private,
-    is_plain,
     is_shared_file,
     make_directory,
-    open_private,
     replace,
     sync_ancestors,
     sync_directory,
 )
 from raven_spool.spool.gate import Gate
+from raven_spool.spool.names import LOG, Names, check_plain, read_current
 
 DATABASE = "data.db"
 MEMORY = ":memory:"
@@ -72,7 +71,17 @@ class Place(Protocol):
         """Make that room to be had. False: that was done before."""
 
     def has_moved(self) -> bool:
-        """Whether the live generation is no longer the one that was located."""
+        """Whether the live generation is no longer the one that was located, or its files are not
+        those that were opened."""
+
+    def opened(self) -> None:
+        """The live file is open now."""
+
+    def log_is_lost(self) -> bool:
+        """Whether what is in its log can be found by us alone."""
+
+    def drop_log(self) -> None:
+        """Remove the log that an open file has left beside the one that is in its place now."""
 
     def is_lost(self) -> bool:
         """Whether the descriptors were closed under us."""
@@ -95,7 +104,7 @@ class DiskPlace:
         self._ballast = Ballast(path)
         self._gate: Gate | None = None
         self._database = ""
-        self._identity: tuple[int, ...] = ()
+        self._names = Names(self._current)
 
     def enter(self) -> bool:
         if self._gate is not None and self._gate.is_in_place():
@@ -132,7 +141,7 @@ class DiskPlace:
         if generation is None:
             return None
         database = os.path.join(self.directory(generation), DATABASE)
-        _check_plain(self.directory(generation), database)
+        check_plain(self.directory(generation), database)
         try:
             if os.stat(database).st_size == 0:
                 raise SpoolCorrupt(f"{database} is empty")
@@ -159,7 +168,7 @@ class DiskPlace:
         # All that leads to it first: what is committed must not hang on a name that a power cut
         # takes, whoever made it.
         database = os.path.join(self.directory(generation), DATABASE)
-        self._sync_log(database + "-wal")
+        self._sync_log(database + LOG)
         sync_directory(self.directory(generation))
         sync_ancestors(self.directory(generation))
         replace(self._current, generation + "\n")
@@ -183,28 +192,27 @@ class DiskPlace:
 
     def _remember(self, database: str) -> None:
         self._database = database
-        self._identity = self._look()
-
-    def _look(self) -> tuple[int, ...]:
-        # The database must be looked at by path only: opening and closing it by hand would drop
-        # this process's POSIX locks on it.
-        try:
-            current = os.stat(self._current)
-            return current.st_ino, current.st_mtime_ns, os.stat(self._database).st_ino
-        except OSError:
-            return ()
+        self._names.remember(database)
 
     def has_moved(self) -> bool:
-        found = self._look()
-        return not found or found != self._identity
+        return self._names.have_moved()
+
+    def opened(self) -> None:
+        self._names.remember_log()
+
+    def log_is_lost(self) -> bool:
+        return self._names.log_is_lost()
+
+    def drop_log(self) -> None:
+        self._names.drop_log()
 
     def sync(self) -> None:
         if self._database:
-            self._sync_log(self._database + "-wal")
+            self._sync_log(self._database + LOG)
 
     def sync_anew(self) -> None:
         if self._database:
-            self._sync_log(self._database + "-wal", rewrites=True)
+            self._sync_log(self._database + LOG, rewrites=True)
 
     def _sync_log(self, log: str, *, rewrites: bool = False) -> None:
         # The WAL carries no POSIX locks, so it may be opened and closed. Its name is on the disk
@@ -273,6 +281,13 @@ class MemoryPlace:
     def has_moved(self) -> bool:
         return False
 
+    def opened(self) -> None: ...
+
+    def log_is_lost(self) -> bool:
+        return False
+
+    def drop_log(self) -> None: ...
+
     def is_lost(self) -> bool:
         return False
 
@@ -291,25 +306,6 @@ def _write_again(descriptor: int) -> None:
         at += posix.write(descriptor, piece)
 
 
-def _check_plain(directory: str, database: str) -> None:
-    """A link in the place of a generation or its files would have SQLite write wherever it points,
-    and a pipe would block it.
-
-    Raises:
-        SpoolCorrupt: there is something else than plain files.
-        SpoolUnusable: a file that may be somebody else's. It is not put aside, since then its
-            events would be brought back.
-    """
-    if os.path.islink(directory):
-        raise SpoolCorrupt(f"{directory} is a link")
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        if not is_plain(database + suffix):
-            raise SpoolCorrupt(f"{database}{suffix} is not a plain file")
-        if is_shared_file(database + suffix):
-            text = f"{database}{suffix} is another file too (a hard link): remove it"
-            raise SpoolUnusable(text)
-
-
 def list_generations(path: str) -> list[str]:
     """Their names, oldest first, without what may be somebody else's file; none where there is no
     directory."""
@@ -326,22 +322,3 @@ def list_generations(path: str) -> list[str]:
         return []
     entries.sort(key=lambda entry: entry.stat(follow_symlinks=False).st_mtime)
     return [entry.name for entry in entries]
-
-
-def read_current(path: str) -> str | None:
-    """The name in `current`.
-
-    Raises:
-        SpoolCorrupt: it holds anything else than the name of a generation.
-    """
-    if not os.path.lexists(path):
-        return None
-    descriptor = open_private(path)
-    try:
-        name = posix.read(descriptor, 100).decode("ascii", "replace").strip()
-    finally:
-        os.close(descriptor)
-    # Never a path: nothing in a spool may make us read or write elsewhere.
-    if not (name.startswith("g-") and name[2:].isalnum()):
-        raise SpoolCorrupt(f"{path} names no generation")
-    return name

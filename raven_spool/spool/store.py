@@ -241,10 +241,12 @@ class Store:
 
     def _open(self, deadline: float) -> None:
         """Open the live generation, or begin the first. Behind the gate."""
+        had = self.generation if self._queue is not None else ""
+        lost_log = bool(had) and self._place.log_is_lost()
         self._close()
         if self._enter() and not self._place.acquire(deadline):
             raise SpoolBusy(f"another process holds the spool {self.path}")
-        self._attempt(self._open_live)
+        self._attempt(functools.partial(self._open_live, had, lost_log))
 
     def _attempt(self, opening: Callable[[], None]) -> None:
         try:
@@ -270,18 +272,35 @@ class Store:
                 raise
             opening()
 
-    def _open_live(self) -> None:
+    def _open_live(self, had: str, lost_log: bool) -> None:
         generation = self._place.locate()
         if generation is None:
             self._begin()
         else:
-            self.generation = self._place.stamp(
-                generation
-            )  # first: `quarantine` asks which one was found broken
+            # First: `quarantine` asks which one was found broken.
+            self.generation = self._place.stamp(generation)
+            self._check_replaced(generation, had, lost_log)
             self._queue = self._connect(generation)
+            self._place.opened()
             if self._agree_on_limits(self._queue):
                 with contextlib.suppress(OSError):
                     self._place.publish(generation)  # anew, so that the others open it anew
+
+    def _check_replaced(self, generation: str, had: str, lost_log: bool) -> None:
+        """A generation's name is never used again: what stands under the one we had open, and is
+        another file or has another log, somebody has put there. Others may still write into what
+        was there before, and their closing removes a log by its name.
+
+        Raises:
+            SpoolCorrupt: it is to be put aside.
+        """
+        if had.partition(".")[0] != generation:
+            return
+        if had != self.generation:
+            self._place.drop_log()
+            raise SpoolCorrupt(f"{generation} was replaced while it was in use")
+        if lost_log:
+            raise SpoolCorrupt(f"the log of {generation} was removed while it was in use")
 
     def _begin(self) -> None:
         generation = self._place.begin()
@@ -289,6 +308,7 @@ class Store:
             queue = self._connect(generation)
             self._agree_on_limits(queue)
             self._place.publish(generation)
+            self._place.opened()
             # Last: a signal that throws us out before must not leave a file in use that no other
             # process finds.
             self.generation, self._queue = self._place.stamp(generation), queue
@@ -399,6 +419,8 @@ class Store:
         self._check_lost()
         queue, self._queue = self._queue, None
         if queue is not None:
+            if self._place.log_is_lost():
+                queue.checkpoint()  # nobody else will ever read it
             queue.close()
 
     def sync(self) -> None:

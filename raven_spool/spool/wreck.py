@@ -199,10 +199,14 @@ class Wreck:
             return []
 
     def remove(self) -> None:
+        """All but directories: none is of our making, so what is in one is not ours to remove."""
         with os.scandir(self._directory) as found:
-            for entry in found:
-                os.unlink(entry.path)
-        os.rmdir(self._directory)
+            entries = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in found]
+        for path, is_directory in entries:
+            if not is_directory:
+                os.unlink(path)
+        if not any(is_directory for _, is_directory in entries):
+            os.rmdir(self._directory)
 
     def _file(self, name: str) -> str:
         return os.path.join(self._directory, name)
