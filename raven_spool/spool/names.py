@@ -12,7 +12,6 @@ from raven_spool.errors import SpoolCorrupt, SpoolUnusable
 from raven_spool.spool.files import is_plain, is_shared_file, open_private
 
 LOG = "-wal"
-_BESIDE = (LOG, "-shm")
 
 
 class Names:
@@ -37,17 +36,19 @@ class Names:
         found = self._look()
         return not found or found != self._found or self.log_is_lost()
 
+    def log_is_left(self) -> bool:
+        """Whether it stands where it stood."""
+        return self._log != 0 and _inode(self._database + LOG) == self._log
+
     def log_is_lost(self) -> bool:
         """Only who closes a file last removes its log, so this was not one of us."""
         return self._log != 0 and _inode(self._database + LOG) != self._log
 
-    def drop_log(self) -> None:
-        """If it is still that of the file that was there before: SQLite would read it into any
-        other that stands beside it."""
-        if self._log and not self.log_is_lost():
-            for suffix in _BESIDE:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._database + suffix)
+    def move_log(self, database: str) -> None:
+        """Away from what stands in the place of its own file, which SQLite would read it into."""
+        os.rename(self._database + LOG, database + LOG)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._database + "-shm")
 
     def _look(self) -> tuple[int, ...]:
         # The database must be looked at by path only: opening and closing it by hand would drop

@@ -80,8 +80,9 @@ class Place(Protocol):
     def log_is_lost(self) -> bool:
         """Whether what is in its log can be found by us alone."""
 
-    def drop_log(self) -> None:
-        """Remove the log that an open file has left beside the one that is in its place now."""
+    def put_log_aside(self) -> None:
+        """What an open file has left beside the one that is in its place now: a generation of its
+        own, of which what can be read comes back."""
 
     def is_lost(self) -> bool:
         """Whether the descriptors were closed under us."""
@@ -203,8 +204,9 @@ class DiskPlace:
     def log_is_lost(self) -> bool:
         return self._names.log_is_lost()
 
-    def drop_log(self) -> None:
-        self._names.drop_log()
+    def put_log_aside(self) -> None:
+        if self._names.log_is_left():
+            self._names.move_log(os.path.join(self.directory(self.begin()), DATABASE))
 
     def sync(self) -> None:
         if self._database:
@@ -286,7 +288,7 @@ class MemoryPlace:
     def log_is_lost(self) -> bool:
         return False
 
-    def drop_log(self) -> None: ...
+    def put_log_aside(self) -> None: ...
 
     def is_lost(self) -> bool:
         return False

@@ -297,7 +297,7 @@ class Store:
         if had.partition(".")[0] != generation:
             return
         if had != self.generation:
-            self._place.drop_log()
+            self._place.put_log_aside()
             raise SpoolCorrupt(f"{generation} was replaced while it was in use")
         if lost_log:
             raise SpoolCorrupt(f"the log of {generation} was removed while it was in use")

@@ -96,9 +96,8 @@ class Wreck:
             image = fresh.connection.serialize()
             schema_pages = _schema_pages(fresh.connection, len(image) // _PAGE_BYTES)
         page = bytearray(image[:_PAGE_BYTES])
-        pages = max(1, _size(self._file(DATABASE)) // _PAGE_BYTES)
         page[18:20] = b"\x02\x02"  # there may be a WAL
-        page[28:32] = pages.to_bytes(4, "big")
+        page[28:32] = bytes(4)  # as many pages as the log says, or else the file has
         page[32:40] = bytes(8)  # no free pages: nothing will be written
         _copy(self._file(DATABASE), copy + ".new")
         _copy(self._file(DATABASE + "-wal"), copy + "-wal")
