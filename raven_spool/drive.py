@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from raven_spool.drain import Drain
-from raven_spool.errors import SpoolError
+from raven_spool.errors import SpoolError, came_by_signal
 from raven_spool.model import Decision, Failure, Fault, Outcome, Request, Send, Stop, Wait
 from raven_spool.senders import AsyncSender, Sender
 from raven_spool.senders.hiding import without_keys
@@ -197,6 +197,8 @@ def exchange(sender_for: Callable[[str], Sender], name: str, request: Request) -
     except SpoolError as error:
         return _say_why(error)
     except Exception as error:
+        if came_by_signal(error):
+            raise  # a task's time limit, say: the application's own, and nobody's fault here
         log.error("the sender %s failed", name, exc_info=without_keys(error, request))
         return _blame_sender(name, error)
 

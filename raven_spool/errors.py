@@ -1,7 +1,12 @@
 """The exceptions a caller may meet.
 
-A failed delivery is a value (`model.Failure`), never one of these.
+A failed delivery is a value (`model.Failure`), never one of these. And whether an exception is the
+application's own, come in by a signal.
 """
+
+import signal
+import traceback
+from types import CodeType
 
 
 class SpoolError(Exception):
@@ -42,3 +47,17 @@ class ConfigurationError(SpoolError, ValueError):
 
 class BackendUnavailable(SpoolError, ImportError):
     """A backend's library is not installed; the text names the extra that brings it."""
+
+
+def came_by_signal(error: Exception) -> bool:
+    """Whether a signal handler has raised it, as task queues' time limits do, into whatever was
+    going on: it says nothing of that, and is for the application."""
+    handlers = list_signal_handlers()
+    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def list_signal_handlers() -> set[CodeType]:
+    """The code of those that are written in Python, which runs one on top of whatever the main
+    thread is at, without a mark."""
+    handlers = map(signal.getsignal, signal.valid_signals())
+    return {code for one in handlers if (code := getattr(one, "__code__", None)) is not None}

@@ -51,7 +51,7 @@ from raven_spool.drain.outcomes import DEATHS, UNACKED, Counts, Delivered, Died,
 from raven_spool.drain.rota import Rota
 from raven_spool.drain.sweep import EXPIRED, Sweeper
 from raven_spool.drain.turns import Turns
-from raven_spool.errors import SpoolBusy, SpoolError
+from raven_spool.errors import SpoolBusy, SpoolError, came_by_signal
 from raven_spool.model import Claimed, Decision, Lane, Outcome, Send, Stop, Wait
 from raven_spool.policy import Policy, expires_at
 from raven_spool.protocol import build_request
@@ -151,10 +151,11 @@ class Drain:
             except (SpoolError, OSError) as error:
                 self._in_trouble(error)
 
-    def leave(self) -> None:
+    def leave(self) -> bool:
         """A worker that never waits goes, and the lead with it if nobody else is at work."""
         with self._lock:
             self._let_go_if_alone()
+        return True
 
     def abandon(self, decision: Decision | None) -> None:
         """A worker will not come back from this decision: its event is ready again."""
@@ -167,10 +168,12 @@ class Drain:
             self._let_go_if_alone()
 
     def _let_go_if_alone(self) -> None:
-        self._settle_or_forget()
-        if not self._waiters and not self._board.in_flight:
-            self._board.forget_claims()
-            self.spool.leadership.let_go()
+        try:
+            self._settle_or_forget()
+        finally:  # an exception came in by a signal: the lead must not stay with nobody
+            if not self._waiters and not self._board.in_flight:
+                self._board.forget_claims()
+                self.spool.leadership.let_go()
 
     def answered(self, claimed: Claimed, outcome: Outcome, now: float, ticks: float) -> None:
         """Take what came of a Send.
@@ -346,7 +349,9 @@ class Drain:
     ) -> Send | None:
         try:
             request = build_request(claimed.event, claimed.destination, now)
-        except Exception as error:  # noqa: BLE001 whatever a stored row holds, it blocks nobody
+        except Exception as error:  # whatever a stored row holds, it blocks nobody
+            if came_by_signal(error):
+                raise
             reason = f"no request can be made of it ({type(error).__name__})"
             self._outcomes.bury(claimed, reason, now)
             return None

@@ -6,7 +6,6 @@ another process leads, nothing is sent and nothing waited for.
 """
 
 import contextlib
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from weakref import WeakSet
 
 from raven_spool.drain import Drain
 from raven_spool.drive import Senders, exchange
+from raven_spool.errors import list_signal_handlers
 from raven_spool.model import Failure, Fault, Send
 from raven_spool.senders import Sender
 from raven_spool.spool import native
@@ -114,10 +114,21 @@ class InlineRuntime:
                         break
                     self._send(hand, senders, began + seconds - time.monotonic())
         finally:
-            for left in hand:
-                self._drain.answered(left.claimed, _CUT, time.time(), time.monotonic())
-            self._drain.leave()
+            try:
+                for left in hand:
+                    self._drain.answered(left.claimed, _CUT, time.time(), time.monotonic())
+            finally:
+                self._leave()
             self._drain.tell()
+
+    def _leave(self) -> None:
+        """In two tries: what a signal raises in the first one must not leave the lead with us."""
+        has_left = False
+        try:
+            has_left = self._drain.leave()
+        finally:
+            if not has_left:
+                self._drain.leave()
 
     def _send(self, hand: list[Send], senders: Senders[Sender], seconds: float) -> None:
         decision = hand[0]
@@ -132,12 +143,9 @@ class InlineRuntime:
 def _is_in_signal_handler() -> bool:
     """Whether a send comes from a signal handler and not from what we called ourselves.
 
-    Python runs a handler on top of whatever the main thread is at, without a mark. So the frames
-    under us are compared with the handlers there are; only a send within a send asks.
+    The frames under us are compared with the handlers there are; only a send within a send asks.
     """
-    handlers = {
-        getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()
-    } - {None}
+    handlers = list_signal_handlers()
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code not in handlers:
         frame = frame.f_back

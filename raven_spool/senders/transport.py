@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from raven_spool.errors import came_by_signal
 from raven_spool.model import MAX_ANSWER_BYTES, Failure, Fault, Outcome, Request, Response
 from raven_spool.senders.convention import Adapted, call_async_send, call_send
 from raven_spool.senders.hiding import without_keys
@@ -35,6 +36,8 @@ class TransportSender:
         try:
             return _read_answer(self._call(request)) or Response(status=_OK, headers={})
         except Exception as error:
+            if came_by_signal(error):
+                raise
             answer = _read_answer(error)
             if answer is not None:
                 return answer

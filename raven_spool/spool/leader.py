@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from raven_spool.errors import SpoolUnusable
 from raven_spool.spool import fork
+from raven_spool.spool.apart import call_apart
 from raven_spool.spool.files import OwnFile, open_private
 from raven_spool.spool.places import MEMORY
 from raven_spool.spool.store import Store
@@ -79,14 +80,13 @@ class Leadership:
                 self.let_go(clean=False)
             return self.is_held
         self._store.read(lambda queue: None)  # the directory must be there, or made
-        lock = None if self._in_memory else _acquire(self._lock_path)
+        lock = None if self._in_memory else _acquire_apart(self._lock_path)
         if lock is None and not self._in_memory:
             return False
         try:
             self._epoch, self.careful = self._store.write(_raise_epoch, _PATIENCE_SECONDS)
         except BaseException:
-            if lock is not None:
-                lock.release()
+            _release_apart(lock)
             raise
         self._lock = lock or True
         if not self._in_memory:
@@ -117,15 +117,16 @@ class Leadership:
         self._forget()
         if lock is None:
             return
-        with contextlib.suppress(Exception):  # a broken spool must not keep us leading
-            if clean:
-                self._store.write(lambda queue: _stand_down(queue, epoch), _PATIENCE_SECONDS)
-        if record is not None:
-            if is_ours:  # else another leader has its own record there
-                _write_record(record, None)
-            record.close()
-        if lock is not True:
-            lock.release()
+        try:
+            with contextlib.suppress(Exception):  # a broken spool must not keep us leading
+                if clean:
+                    self._store.write(lambda queue: _stand_down(queue, epoch), _PATIENCE_SECONDS)
+            if record is not None:
+                if is_ours:  # else another leader has its own record there
+                    _write_record(record, None)
+                record.close()
+        finally:
+            _release_apart(lock)
 
     def tick(self, busy_seconds: float) -> None:
         """Say that we move: once a second, or when a request may take longer than was said."""
@@ -154,6 +155,20 @@ class Leadership:
         if self._record is not None:
             self._record.close()
         self._forget()
+
+
+def _acquire_apart(path: str) -> Any:
+    return call_apart(lambda: _acquire(path), _release)
+
+
+def _release_apart(lock: Any) -> None:
+    if lock is not None and lock is not True:
+        call_apart(lambda: _release(lock))
+
+
+def _release(lock: Any) -> None:
+    if lock is not None:
+        lock.release()
 
 
 def _acquire(path: str) -> Any:
