@@ -227,6 +227,7 @@ class Store:
         try:
             return self._place.enter()
         except SpoolUnusable as error:
+            self._close()  # there is no gate to it any more
             raise self._refuse(error) from None
 
     def _open_gated(self, deadline: float) -> None:
