@@ -48,6 +48,7 @@ def send_all_along(path: Path, url: str, returned: Path, marks: Path) -> None:
 
 
 def remake_as_root(path: Path) -> None:
+    path.parent.chmod(0o755)  # else the program may make it first
     remove_directory(path)
     path.mkdir(mode=0o700)
 
