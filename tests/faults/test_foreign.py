@@ -173,6 +173,7 @@ def check_all(directory: Path, name: str, things: list[Callable[[Path], None]]) 
         tried=f"{2 * len(things)} times",
         events=events,
         lost=0,
+        seen="not counted: what stood in a log that nobody had open" if name in LOST_WITH else "",
     )
 
 

@@ -159,8 +159,8 @@ def check_damaged_logs(directory: Path, count: int) -> None:
     evidence.note(
         "bits flipped, pieces blanked, an end cut off in the log that a killed process has left; "
         "what stands before the damage comes back",
-        promise=2, tried=f"{count} damages", events=read, lost=0, twice=0,
-        seen=f"{hidden:,} more events stood behind the damage: SQLite takes it for the log's end",
+        promise=2, tried=f"{count} damages", events=read + hidden, lost=hidden, twice=0,
+        seen="lost: what stood behind the damage, which SQLite takes for the end of the log",
     )  # fmt: skip
 
 
