@@ -281,9 +281,10 @@ class Store:
             # First: `quarantine` asks which one was found broken.
             self.generation = self._place.stamp(generation)
             self._check_replaced(generation, had, lost_log)
-            self._queue = self._connect(generation)
+            queue = self._connect(generation)
             self._place.opened()
-            if self._agree_on_limits(self._queue):
+            self._queue = queue  # last: thrown out before, we would compare with an older log
+            if self._agree_on_limits(queue):
                 with contextlib.suppress(OSError):
                     self._place.publish(generation)  # anew, so that the others open it anew
 
