@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue
 
+_INSTANTS = ("up_seconds", "at", "spared_at")
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -40,14 +42,13 @@ def read_anchor(queue: "EventQueue") -> Anchor | None:
     row = queue.connection.execute("SELECT value FROM meta WHERE key = 'clock'").fetchone()
     try:
         found = json.loads(row[0]) if row else {}
-        return Anchor(
-            boot_id=str(found["boot_id"]),
-            up_seconds=float(found["up_seconds"]),
-            at=float(found["at"]),
-            spared_at=float(found["spared_at"]),
-        )
-    except (ValueError, TypeError, KeyError):
+        up_seconds, at, spared_at = (float(found[name]) for name in _INSTANTS)
+        boot_id = str(found["boot_id"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None  # none yet, or damaged: as if there was none
+    if not all(map(math.isfinite, (up_seconds, at, spared_at))):
+        return None
+    return Anchor(boot_id=boot_id, up_seconds=up_seconds, at=at, spared_at=spared_at)
 
 
 def write_anchor(queue: "EventQueue", anchor: Anchor) -> None:

@@ -7,15 +7,19 @@ from dataclasses import MISSING, Field, asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from raven_spool.model import Destination, Lane
+from raven_spool.spool.rows import YEAR_10000, cast
 
 if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue
 
-# Cast, as the columns of events are (rows.py).
+# Cast, as the columns of events are (rows.py), and bounded: by what a calendar can show, and by
+# what a back-off can be computed of (2 to the power of it).
+_MOST_FAILURES = 1_000_000
 _LANE_COLUMNS = (
-    "id, CAST(destination AS INTEGER), CAST(category AS TEXT), CAST(open_at AS REAL), "
-    "CAST(hold_seconds AS REAL), CAST(hold AS TEXT), CAST(reason AS TEXT), "
-    "CAST(failures AS INTEGER), CAST(ready AS INTEGER)"
+    f"id, {cast('destination', int)}, {cast('category', str)}, "
+    f"{cast('open_at', float, YEAR_10000)}, {cast('hold_seconds', float, YEAR_10000)}, "
+    f"{cast('hold', str)}, {cast('reason', str)}, {cast('failures', int, _MOST_FAILURES)}, "
+    f"{cast('ready', int)}"
 )
 LOST = Destination(base_url="", project="", public_key="")
 
@@ -202,13 +206,13 @@ def totals(queue: "EventQueue") -> dict[str, Any]:
         "SELECT TOTAL(accepted), TOTAL(ready), TOTAL(dead), TOTAL(delivered), TOTAL(bytes) "
         "FROM lanes"
     ).fetchone()
-    sums = dict(
-        zip(("accepted", "ready", "dead", "delivered", "bytes"), map(int, row), strict=True)
-    )
+    names = ("accepted", "ready", "dead", "delivered", "bytes")
+    sums = dict(zip(names, map(_whole, row), strict=True))
     drops = queue.connection.execute(
-        "SELECT reason, SUM(events) FROM drops GROUP BY reason HAVING SUM(events) > 0"
+        f"SELECT {cast('reason', str)} AS why, TOTAL(events) FROM drops GROUP BY why "
+        "HAVING TOTAL(events) > 0"
     )
-    dropped = {reason: int(events) for reason, events in drops}
+    dropped = {reason: _whole(events) for reason, events in drops}
     return {**sums, "dropped": sum(dropped.values()), "dropped_by_reason": dropped}
 
 
@@ -220,16 +224,22 @@ def count_ready(queue: "EventQueue") -> int:
 def count_kept(queue: "EventQueue") -> int:
     """Ready and dead events."""
     (kept,) = queue.connection.execute("SELECT TOTAL(ready + dead) FROM lanes").fetchone()
-    return int(kept)
+    return _whole(kept)
 
 
 def count_overflows(queue: "EventQueue") -> dict[int, int]:
     """Events dropped for want of room, by lane."""
-    rows = queue.connection.execute("SELECT lane, events FROM drops WHERE reason = 'overflow'")
-    return {int(lane): int(events) for lane, events in rows}
+    rows = queue.connection.execute(
+        f"SELECT {cast('lane', int)}, {cast('events', int)} FROM drops WHERE reason = 'overflow'"
+    )
+    return dict(rows.fetchall())
 
 
 def count_dead(queue: "EventQueue") -> dict[int, int]:
     """Dead letters by lane."""
-    rows = queue.connection.execute("SELECT id, dead FROM lanes")
-    return {int(lane): int(dead) for lane, dead in rows}
+    return dict(queue.connection.execute(f"SELECT id, {cast('dead', int)} FROM lanes").fetchall())
+
+
+def _whole(total: float | None) -> int:
+    """A sum as SQLite has it; of damaged counts it may be infinite, or none (NaN)."""
+    return int(total) if total is not None and math.isfinite(total) else 0

@@ -18,6 +18,7 @@ from raven_spool.spool import fork
 from raven_spool.spool.apart import call_apart
 from raven_spool.spool.files import OwnFile, open_private
 from raven_spool.spool.places import MEMORY
+from raven_spool.spool.rows import YEAR_10000, cast
 from raven_spool.spool.store import Store
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ STALLED_AFTER_SECONDS = 10.0
 _TICK_SECONDS = 1.0
 _RECORD_BYTES = 160
 _PATIENCE_SECONDS = 0.2
+_MAX_PID = 1 << 22  # Linux's
+_MAX_EPOCH = 1 << 53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +102,8 @@ class Leadership:
         """Whether nobody has taken over; asked before each claim, inside its read."""
         if not self.is_held:
             return False
-        (epoch,) = queue.connection.execute("SELECT epoch FROM leadership").fetchone()
-        return bool(epoch == self._epoch and self._is_lock_in_place())
+        found = queue.connection.execute("SELECT epoch FROM leadership").fetchone()
+        return bool(found == (self._epoch,) and self._is_lock_in_place())
 
     def _is_lock_in_place(self) -> bool:
         if self._in_memory:
@@ -185,11 +188,16 @@ def _acquire(path: str) -> Any:
 
 
 def _raise_epoch(queue: "EventQueue") -> tuple[int, bool]:
-    row = queue.connection.execute(
-        "UPDATE leadership SET epoch = epoch + 1, unclean = leading, leading = 1 "
-        "RETURNING epoch, unclean"
-    ).fetchall()[0]
-    return int(row[0]), bool(row[1])
+    found = queue.connection.execute(
+        f"UPDATE leadership SET epoch = {cast('epoch', int, _MAX_EPOCH)} + 1, unclean = leading, "
+        "leading = 1 RETURNING epoch, unclean"
+    ).fetchall()
+    if not found:  # a damaged page: else nobody would ever lead again
+        found = queue.connection.execute(
+            "INSERT INTO leadership VALUES (1, 1, 1) RETURNING epoch, unclean"
+        ).fetchall()
+    epoch, unclean = found[0]
+    return int(epoch), bool(unclean)
 
 
 def _stand_down(queue: "EventQueue", epoch: int) -> None:
@@ -229,10 +237,11 @@ def read_record(path: str) -> LeaderRecord | None:
             found = json.loads(posix.read(descriptor, _RECORD_BYTES))
         finally:
             os.close(descriptor)
-        return LeaderRecord(
-            pid=int(found["pid"]),
-            progress_at=float(found["progress_at"]),
-            busy_until=float(found["busy_until"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        progress_at, busy_until = float(found["progress_at"]), float(found["busy_until"])
+        pid = int(found["pid"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
+    # What we never wrote says nothing: 0 and -1 would be asked for as whole groups of processes.
+    if not (0 < pid <= _MAX_PID and 0 <= progress_at < YEAR_10000 and 0 <= busy_until < YEAR_10000):
+        return None
+    return LeaderRecord(pid=pid, progress_at=progress_at, busy_until=busy_until)

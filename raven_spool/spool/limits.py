@@ -41,7 +41,7 @@ def read_limits(queue: "EventQueue") -> Limits:
     try:
         stored = json.loads(row[0]) if row else {}
         found = {field.name: stored.get(field.name) for field in fields(Limits)}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return Limits()
     return Limits(
         max_bytes=_number(found["max_bytes"]),

@@ -24,7 +24,7 @@ from persistqueue.sqlbase import with_conditional_transaction
 
 from raven_spool.spool import schema
 from raven_spool.spool.complaints import SQLITE_ERRORS
-from raven_spool.spool.rows import KEY_COLUMNS, STORED_COLUMNS, Row, StoredRow
+from raven_spool.spool.rows import KEY_COLUMNS, STORED_COLUMNS, Row, StoredRow, cast
 
 _KEPT_ATTEMPTS = 20
 _KEPT_GRAVES = 10_000
@@ -161,6 +161,19 @@ class EventQueue(SQLiteAckQueue):
             if self._conn.in_transaction:
                 self._conn.execute("ROLLBACK")
 
+    def fill_nulls(self) -> None:
+        """What a damaged page has left empty: a row that can't be counted can't be removed, nor
+        what is removed with it, for the triggers put nothing into a NOT NULL."""
+        for table in (self._table_name, "lanes", "graves"):
+            columns = self._conn.execute(f"PRAGMA table_info({table})").fetchall()
+            needed = [(name, kind) for _, name, kind, is_needed, *_ in columns if is_needed]
+            filled = ", ".join(
+                f"{name} = IFNULL({name}, CAST('' AS {kind}))" for name, kind in needed
+            )
+            # SQLite takes "IS NULL" of such a column for false, unseen.
+            kinds = ", ".join(f"TYPEOF({name})" for name, _ in needed)
+            self._conn.execute(f"UPDATE OR IGNORE {table} SET {filled} WHERE 'null' IN ({kinds})")
+
     # -- enqueue ------------------------------------------------------------------------------
 
     @with_conditional_transaction
@@ -183,7 +196,8 @@ class EventQueue(SQLiteAckQueue):
 
     def last_id(self) -> int:
         row = self.connection.execute(
-            "SELECT seq FROM sqlite_sequence WHERE name = ?", (self._table_name.strip("`"),)
+            f"SELECT {cast('seq', int)} FROM sqlite_sequence WHERE name = ?",
+            (self._table_name.strip("`"),),
         ).fetchone()
         return int(row[0]) if row else 0
 
@@ -223,7 +237,7 @@ class EventQueue(SQLiteAckQueue):
 
     def lane_of(self, key: int) -> int | None:
         row = self.connection.execute(
-            f"SELECT CAST(lane AS INTEGER) FROM {self._table_name} WHERE _id = ? AND status < 2",
+            f"SELECT {cast('lane', int)} FROM {self._table_name} WHERE _id = ? AND status < 2",
             (key,),
         ).fetchone()
         return None if row is None else int(row[0])
@@ -231,7 +245,7 @@ class EventQueue(SQLiteAckQueue):
     def next_dues(self) -> dict[int, float]:
         """By lane; one statement, because there may be thousands."""
         rows = self.connection.execute(
-            f"SELECT id, (SELECT CAST(due AS REAL) FROM {self._table_name} "
+            f"SELECT id, (SELECT {cast('due', float)} FROM {self._table_name} "
             "WHERE lane = lanes.id AND status < 2 ORDER BY due LIMIT 1) AS due "
             "FROM lanes WHERE ready > 0 AND due IS NOT NULL"
         )
@@ -250,7 +264,7 @@ class EventQueue(SQLiteAckQueue):
         )
         for row in found:  # read as it goes: what comes after the limit is never in memory
             rows.append(StoredRow._make(row))
-            total += rows[-1].size
+            total += len(rows[-1].data)
             if total >= max_bytes:
                 break
         found.close()
@@ -286,7 +300,7 @@ class EventQueue(SQLiteAckQueue):
             "AND due {} ORDER BY due, _id LIMIT 1"
         )
         row = self.connection.execute(
-            f"SELECT MIN(MIN(CAST(timestamp AS REAL), 4e9)) FROM {self._table_name} WHERE _id IN "
+            f"SELECT MIN({cast('timestamp', float, 4e9)}) FROM {self._table_name} WHERE _id IN "
             f"(SELECT ({first.format('= 0')}) FROM lanes WHERE ready > 0 "
             f"UNION SELECT ({first.format('> 0')}) FROM lanes WHERE ready > 0)"
         ).fetchone()
@@ -306,8 +320,8 @@ class EventQueue(SQLiteAckQueue):
     def list_dead(self, after_id: int, limit: int) -> list[tuple[int, float]]:
         """Dead letters by id, and since when they are."""
         return self.connection.execute(
-            f"SELECT _id, due FROM {self._table_name} WHERE status >= 2 AND _id > ? "
-            "ORDER BY _id LIMIT ?",
+            f"SELECT _id, {cast('due', float)} FROM {self._table_name} "
+            "WHERE status >= 2 AND _id > ? ORDER BY _id LIMIT ?",
             (after_id, limit),
         ).fetchall()
 

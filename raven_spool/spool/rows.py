@@ -40,11 +40,19 @@ class StoredRow(NamedTuple):
 _TYPES = {int: "INTEGER", float: "REAL", str: "TEXT", bytes: "BLOB"}
 
 
-def _cast(fields: tuple[str, ...]) -> str:
+YEAR_10000 = 253402300800.0
+
+
+def cast(name: str, kind: type, most: float | None = None) -> str:
     """SQLite keeps any type in any column: what a damaged page holds comes as the type we expect,
-    if need be as a 0."""
+    if need be as a 0, and where that is asked for between 0 and `most`."""
+    value = f"CAST(IFNULL({name}, '') AS {_TYPES[kind]})"
+    return value if most is None else f"MIN(MAX({value}, 0), {most})"
+
+
+def _cast(fields: tuple[str, ...]) -> str:
     types = StoredRow.__annotations__
-    return ", ".join(f"CAST(IFNULL({name}, '') AS {_TYPES[types[name]]})" for name in fields)
+    return ", ".join(cast(name, types[name]) for name in fields)
 
 
 STORED_COLUMNS = f"_id, {_cast(StoredRow._fields[1:])}"

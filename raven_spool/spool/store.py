@@ -196,7 +196,7 @@ class Store:
     def _operate(self, operation: Callable[["EventQueue"], T]) -> T:
         assert self._queue is not None
         try:
-            return operation(self._queue)
+            return _operate_filled(operation, self._queue)
         except SQLITE_ERRORS as error:
             raise explain(error, self.path) from error
         finally:
@@ -483,3 +483,11 @@ class Store:
         self._place.leave()
         error = SpoolUnusable(f"cannot use the spool {self.path} until exec: {why}")
         self._refused = (float("inf"), error)
+
+
+def _operate_filled(operation: Callable[["EventQueue"], T], queue: "EventQueue") -> T:
+    try:
+        return operation(queue)
+    except sqlite3.IntegrityError:
+        queue.fill_nulls()
+        return operation(queue)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from raven_spool.model import Destination, Event, Headers, Lane, State
-from raven_spool.spool.rows import StoredRow
+from raven_spool.spool.rows import YEAR_10000, StoredRow
 from raven_spool.spool.sealing import Seal, Tampered, key_id
 
 ENDPOINTS = ("store", "envelope")
 # Why an event was buried that nobody has refused.
 DAMAGED = "damaged on disk (its checksum or its seal does not match, or it is no event)"
 UNDELIVERABLE = "its destination cannot be read: `raven-spool retry --dsn` names another"
-_YEAR_10000 = 253402300800.0
 
 
 class Key(NamedTuple):
@@ -73,7 +72,7 @@ def read_event(row: StoredRow, category: str) -> Event:
 
 def _instant(at: float) -> float:
     """What no clock says is no instant: infinity, the year 10,000."""
-    return at if 0 <= at < _YEAR_10000 else 0.0
+    return at if 0 <= at < YEAR_10000 else 0.0
 
 
 @functools.lru_cache(maxsize=256)

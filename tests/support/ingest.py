@@ -165,6 +165,11 @@ class Ingest:
         with self._news:
             return list(self._accepted)
 
+    def forget(self) -> None:
+        """All requests so far."""
+        with self._news:
+            self._seen, self._accepted = [], []
+
     @property
     def live_connections(self) -> int:
         with self._news:

@@ -1,7 +1,12 @@
 """Events, destinations and spools for tests of the core."""
 
+import contextlib
+from collections.abc import Iterator
+
 from raven_spool.model import Destination, Event
-from raven_spool.spool import Spool
+from raven_spool.spool import Spool, fork
+from raven_spool.spool.store import Store
+from raven_spool.spool.wake import Bell
 
 NOW = 1_700_000_000.0
 
@@ -41,3 +46,19 @@ def discard(spool: Spool) -> None:
     spool.finish()
     spool._store._place.leave()
     spool._bell.close()
+
+
+@contextlib.contextmanager
+def ended() -> Iterator[None]:
+    """As `discard`, of all spools that are made within."""
+    before = len(fork._members)
+    try:
+        yield
+    finally:
+        for member in fork._members[before:]:
+            match member:
+                case Store():
+                    member._place.leave()
+                case Bell():
+                    member.close()
+        del fork._members[before:]
