@@ -199,7 +199,7 @@ def test_two_flushes_at_once_deliver_each_event_once(
 ) -> None:
     ids = spooled(*map(str, range(150)))
     both = [start("flush", "--spool", path) for _ in range(2)]
-    assert [finish(process).returncode for process in both] == [0, 0]
+    assert [(done.returncode, done.stderr) for done in map(finish, both)] == [(0, ""), (0, "")]
     assert sorted(ingest.event_ids()) == sorted(ids)
 
 

@@ -635,10 +635,18 @@ def test_connection_that_was_closed_under_us_is_neither_used_nor_closed(
             os.close(mine)
 
 
+def _is_socket(descriptor: str) -> bool:
+    with suppress(FileNotFoundError):
+        return os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:")
+    return False
+
+
 def connections_to(server: Ingest) -> list[int]:
     """This process's descriptors of connections to a server, without the server's own."""
     found = []
     for name in os.listdir("/proc/self/fd"):
+        if not _is_socket(name):
+            continue  # its copy would stay open
         with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as copy:
             if copy.getpeername()[1] == urlsplit(server.url).port:
                 found.append(int(name))

@@ -67,7 +67,8 @@ class Child:
         wait_until(lambda: _state(self.pid) in "TZX", what="a stopped process")
 
     def resume(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # it may have been at its end
+            os.kill(self.pid, signal.SIGCONT)
 
     def join(self, timeout_seconds: float = 30) -> int:
         """Wait for its end; returns the exit code, negative for a signal.
