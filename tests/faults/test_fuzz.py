@@ -154,6 +154,7 @@ DEEP = [nested(depth) for depth in (900, 990, 1000, 100_000)]
 def test_store_body_keeps_its_content(examples: int) -> None:
     @search(examples, packed=encoded(mutated(stores)), agent=agents)
     @example(packed=(DEEP[0], ""), agent="")
+    @example(packed=(b'{"message":"a\\u0000b\\u0007\\ud800c"}', ""), agent="")
     @example(packed=(DEEP[1], ""), agent="")
     @example(packed=(DEEP[3], ""), agent="")
     def check(packed: tuple[bytes, str], agent: str) -> None:

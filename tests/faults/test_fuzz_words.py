@@ -143,6 +143,7 @@ def test_headers_carry_nothing_into_ours(examples: int) -> None:
         auth=st.lists(texts).map(",".join),
         key=texts,
     )
+    @example(headers={}, auth="sentry_key=a\rX-Evil: 1,sentry_client=\0", key="a\nb")
     def check(headers: dict[Any, Any], auth: str, key: str) -> None:
         fields, stored = split_headers({**headers, "x-sentry-auth": f"Sentry {auth}"})
         for part in (*fields, *fields.values(), *(part for pair in stored for part in pair)):
