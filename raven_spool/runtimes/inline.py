@@ -57,8 +57,10 @@ class InlineRuntime:
             with self._borrow() as senders:
                 self._deliver(own, senders)
         finally:
-            self._visits.discard(visit)
-            _visiting.set(None)
+            try:
+                _visiting.set(None)
+            finally:  # a signal may throw us out of a set that is written in Python
+                self._visits.discard(visit)
 
     def join(self, timeout_seconds: float) -> bool:
         deadline = time.monotonic() + timeout_seconds

@@ -35,7 +35,7 @@ from tests.support.waiting import wait_until
 NOWHERE = "http://127.0.0.1:9"  # backend "none": nobody goes there
 THROWN = 3000
 SOAK_THROWN = 100_000
-THROWN_INTO_EACH = 700
+THROWN_INTO_EACH = 300
 SOAK_THROWN_INTO_EACH = 33_000
 _INSTANTS = 400
 _PROMPT_SECONDS = 1.0  # generous: a send takes well below a millisecond
@@ -214,6 +214,11 @@ def test_exception_while_a_flusher_starts_does_not_keep_it_from_working(tmp_path
     assert int(done.split()[1]) > 20
 
 
+# weakref's set too: thrown out of it, a visit stayed, and all later sends of its thread were taken
+# for our own and dropped.
+_DELIVERING = r"raven_spool/(flusher|drive|drain/|runtimes/)|_weakrefset"
+
+
 def throw_while_delivering(path: Path, report: Path, url: str) -> None:
     """Into a send that delivers inline: nothing may stay in flight, and no lead be kept."""
     transport = make_transport(path, backend="inline")
@@ -221,7 +226,7 @@ def throw_while_delivering(path: Path, report: Path, url: str) -> None:
     nth, reached = 0, True
     while reached:
         nth += 1
-        injector = Injector(nth, throw, within=r"raven_spool/(flusher|drive|drain/|runtimes/)")
+        injector = Injector(nth, throw, within=_DELIVERING)
         with contextlib.suppress(Thrown), injector.armed():
             send(transport, url)
         reached = injector.seen >= nth
