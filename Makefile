@@ -43,7 +43,7 @@ bench: $(PEERS_READY)  ## Each benchmark, one after another
 faults: $(READY) $(SERVER_READY)  ## The long fault tests; fills docs/reliability.md
 	@rm -f .cache/evidence.jsonl
 	@RAVEN_SPOOL_BUGSINK_VENV=$(CURDIR)/$(SERVER_VENV) RAVEN_SPOOL_EVIDENCE=$(CURDIR)/.cache/evidence.jsonl \
-		$(BIN)/pytest -q -m 'soak or evidence' --junitxml=.cache/faults.xml $(ARGS)
+		$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m 'soak or evidence' --junitxml=.cache/faults.xml $(ARGS)
 	@$(if $(ARGS),,$(BIN)/python bench/_page.py --evidence .cache/evidence.jsonl --tests .cache/faults.xml)
 
 clean:  ## Remove all that was made here, the virtual environments too

@@ -72,17 +72,19 @@ def gather(evidence: str, report: str, *, quick: bool = False) -> dict[str, Any]
         "quick": quick,
         "machine": describe_machine(),
         "conditions": tests,
-        "rows": keep_last(json.loads(line) for line in evidence.splitlines()),
+        "rows": keep_longest(json.loads(line) for line in evidence.splitlines()),
     }
 
 
-def keep_last(rows: Iterable[Record]) -> list[Record]:
-    """By promise; of rows with the same words the last one, which is the long form's."""
-    latest = {(row["promise"], row["what"]): row for row in rows}
+def keep_longest(rows: Iterable[Record]) -> list[Record]:
+    """By promise; of rows with the same words the one of most events, which is the long form's."""
+    longest: dict[tuple[int, str], Record] = {}
+    for row in sorted(rows, key=lambda row: row["events"] or 0):
+        longest[row["promise"], row["what"]] = row
     groups: dict[tuple[int, str], list[Record]] = {}
-    for promise, what in sorted(latest, key=lambda key: key[0]):
+    for promise, what in sorted(longest):
         group = groups.setdefault((promise, what.partition(": ")[0]), [])
-        group.append(latest[promise, what])
+        group.append(longest[promise, what])
     return [add_up(what, group) for (_, what), group in groups.items()]
 
 
@@ -129,10 +131,12 @@ def describe_sum(faults: Record) -> str:
     counted = [row for row in faults["rows"] if row["lost"] is not None]
     events, lost = (sum(row[part] or 0 for row in counted) for part in ("events", "lost"))
     which = "short" if faults["quick"] else "long"
+    losing = [row for row in counted if row["lost"]]
+    where = f" (in {len(losing)} of {len(counted)} rows, which say why)" if losing else ""
     return (
         f"The {which} fault tests ({faults['conditions']['fault_tests']} of them) last counted "
         f"{events:,} events through kills, stops, floods, full disks and broken files: "
-        f"{lost:,} lost."
+        f"{lost:,} lost{where}."
     )
 
 

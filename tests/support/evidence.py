@@ -9,8 +9,8 @@ A test that breaks something says at its end, once its assertions have held, wha
 
 `make faults` names a file in RAVEN_SPOOL_EVIDENCE; each call adds a line to it, and once all tests
 have passed bench/_page.py makes the page of them. Without the variable nothing is written. The long
-form of a test uses the same words as its short form, and comes later in the file: the last line of
-the same words counts.
+form of a test uses the same words as its short form: of the lines of the same words that of most
+events counts.
 """
 
 import json
