@@ -95,7 +95,10 @@ class _Channel:
             return []
         lookup = asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         try:
-            found = await asyncio.wait_for(lookup, self._exchange.remaining_seconds())
+            # Not asyncio.wait_for: until Python 3.12 a cancellation could get lost in it, and a
+            # loop that waits for its cancelled tasks, as asyncio.run does, waited for ever.
+            async with asyncio.timeout(self._exchange.remaining_seconds()):
+                found = await lookup
         except socket.gaierror as exc:
             raise say_where(exc, host, port) from None
         return [f"{host}:{port}:{','.join(str(address[0]) for *_, address in found)}"]
