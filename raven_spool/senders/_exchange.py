@@ -51,6 +51,7 @@ class Exchange:
 # Of an answer, framing and all. http.client has no bound of its own for a chunk of size -1 (it
 # reads whatever comes, into memory), nor for trailers and interim answers.
 _MAX_RECEIVED_BYTES = 1 << 20
+_LEAST_SECONDS = 0.001  # 0 would mean: without blocking
 _GATHERED_BYTES = 64 * 1024  # what is larger is not worth a copy
 
 
@@ -112,8 +113,13 @@ class TimedSocket:
         """Ignored: urllib3 sets its own before each step."""
 
     def gettimeout(self) -> float:
-        # SSLContext.wrap_socket asks for the handshake's, which is one wait in C.
-        return self._exchange.remaining_seconds()
+        # SSLContext.wrap_socket asks for the handshake's, which is one wait in C. Never an error:
+        # when it asks (CPython 3.11) a second socket owns the descriptor already, and would close
+        # it once more when it is collected, whosever it is by then.
+        try:
+            return self._exchange.remaining_seconds()
+        except TimeoutError:
+            return _LEAST_SECONDS
 
     def sendall(self, content: bytes) -> None:
         if self._gathered is not None:

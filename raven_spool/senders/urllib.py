@@ -65,6 +65,7 @@ class _Connection(WatchedConnection):
     def _secure(self, sock: TimedSocket, context: ssl.SSLContext) -> None:
         if self._route.proxy:
             _open_tunnel(sock, self._route)
+        self._route.host.encode("idna")  # wrap_socket would refuse it with its socket left open
         secured = context.wrap_socket(
             cast(Any, sock), server_hostname=self._route.host, do_handshake_on_connect=False
         )

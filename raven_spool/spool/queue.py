@@ -164,7 +164,7 @@ class EventQueue(SQLiteAckQueue):
     def fill_nulls(self) -> None:
         """What a damaged page has left empty: a row that can't be counted can't be removed, nor
         what is removed with it, for the triggers put nothing into a NOT NULL."""
-        for table in (self._table_name, "lanes", "graves"):
+        for table in (self._table_name, "lanes", "graves", "leadership"):
             columns = self._conn.execute(f"PRAGMA table_info({table})").fetchall()
             needed = [(name, kind) for _, name, kind, is_needed, *_ in columns if is_needed]
             filled = ", ".join(

@@ -3,6 +3,7 @@ little memory, and what it sends next is as good as ever."""
 
 import json
 import socket
+import ssl
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from raven_spool.model import MAX_ANSWER_BYTES, Destination, Failure, Request, Response
 from raven_spool.policy import Policy, judge
 from raven_spool.protocol import build_request, rate_limits
+from raven_spool.senders._exchange import Exchange, TimedSocket
 from raven_spool.senders.requests import RequestsSender
 from raven_spool.senders.urllib import UrllibSender
 from tests.support.answers import render
@@ -148,7 +150,7 @@ def answers(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.parametrize("make_sender", [UrllibSender, RequestsSender])
-@lengths(short=60, long=4_000)
+@lengths(short=60, long=1_000)
 def test_any_answer_comes_back_as_a_value(
     server: Server, make_sender: Callable[[], Any], examples: int
 ) -> None:
@@ -215,7 +217,7 @@ def test_flood_of_an_answer_is_not_kept_in_memory(
 
 
 @pytest.mark.parametrize("make_sender", [UrllibSender, RequestsSender])
-@lengths(short=60, long=4_000)
+@lengths(short=60, long=1_000)
 def test_any_stored_destination_is_tried_or_refused(
     server: Server, make_sender: Callable[[], Any], examples: int
 ) -> None:
@@ -244,6 +246,10 @@ def test_any_stored_destination_is_tried_or_refused(
         base_url=f"http://{here}", project="1", proxy=None, ca_certs=None,
         timeout_seconds=1e300, key="k", verify_ssl=True,
     )  # fmt: skip
+    @example(
+        base_url="https://..", project="1", proxy=f"http://{here}", ca_certs=None,
+        timeout_seconds=20, key="k", verify_ssl=False,
+    )  # fmt: skip
     def check(key: str, **settings: Any) -> None:
         server.script = []
         to = Destination(public_key=key, client=key, **settings)
@@ -252,3 +258,19 @@ def test_any_stored_destination_is_tried_or_refused(
             check_outcome(sender.send(build_request(event(1), to, NOW)))
         finally:
             sender.close()
+
+
+def test_handshake_for_which_no_time_is_left_has_one_owner_of_its_descriptor(
+    server: Server,
+) -> None:
+    """Found by the search above: wrap_socket asked for a timeout, got an exception, and left a
+    second socket on the same descriptor, which closed it again whenever it was collected."""
+    exchange = Exchange()
+    exchange.begin(0.0)
+    plain = socket.create_connection(("127.0.0.1", server.port))
+    timed: Any = TimedSocket(plain, exchange)
+    context = ssl.create_default_context()
+    with context.wrap_socket(timed, server_hostname="a", do_handshake_on_connect=False) as secured:
+        assert plain.fileno() == -1
+        with pytest.raises(OSError):  # noqa: PT011 out of time, or what it heard was no TLS
+            secured.do_handshake()

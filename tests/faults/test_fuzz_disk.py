@@ -191,6 +191,7 @@ def test_any_cell_of_the_file_may_be_anything(
     @search(examples, wanted=st.lists(changes(), min_size=1, max_size=6), mends=st.booleans())
     @example(wanted=[Change("leadership", "", 0)], mends=False)
     @example(wanted=[Change("leadership", "epoch", 0, 1e999)], mends=False)
+    @example(wanted=[Change("leadership", "leading", 0, None)], mends=False)
     @example(wanted=[Change("lanes", "open_at", row, 1e300) for row in range(4)], mends=False)
     @example(wanted=[Change("lanes", "open_at", row, None) for row in range(4)], mends=False)
     @example(wanted=[Change("lanes", "failures", row, 2**62) for row in range(4)], mends=False)

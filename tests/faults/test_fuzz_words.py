@@ -102,7 +102,7 @@ def test_retry_after_is_obeyed_beside_junk(examples: int) -> None:
 
 
 _dates = st.one_of(
-    st.integers(0, 2**40).map(lambda at: formatdate(at, usegmt=True)),
+    st.integers(0, 2**37).map(lambda at: formatdate(at, usegmt=True)),
     st.sampled_from(["Mon, 99 Foo 99999 99:99:99 +99999999999999999999", "Fri, 1 Jan 0000 0:0:0"]),
 )
 
