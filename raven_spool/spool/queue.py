@@ -16,6 +16,8 @@ import json
 import logging
 import sqlite3
 import time
+import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -29,6 +31,7 @@ from raven_spool.spool.rows import KEY_COLUMNS, STORED_COLUMNS, Row, StoredRow, 
 _KEPT_ATTEMPTS = 20
 _KEPT_GRAVES = 10_000
 _FARTHEST_SECONDS = 3600.0  # the longest back-off there is (policy.py)
+_CURSORS = 32
 _READ_TIMEOUT_SECONDS = 0.1  # writes are gated; this is for foreign tools with the file open
 
 # One text on a damaged page must not keep the rest of its rows from being read. Without a Python
@@ -55,6 +58,31 @@ class RawSerializer:
         return value
 
 
+class Connection(sqlite3.Connection):
+    """Whose cursors end with it. Since Python 3.11 one that is in use keeps the file open beyond
+    `close`: a signal handler that forked between an `execute` and its `fetch` took an open file
+    into the child, whose SQLite then relied on locks that were the parent's (an event lost in one
+    of some thousand such forks)."""
+
+    def __init__(self, open_ones: list["Connection"], *args: Any, **settings: Any) -> None:
+        # As many as may be in use at once, and more.
+        self._cursors: deque[weakref.ref[sqlite3.Cursor]] = deque(maxlen=_CURSORS)
+        open_ones.append(self)  # first: a signal handler may fork while it is opened
+        super().__init__(*args, **settings)
+
+    def execute(self, *args: Any) -> sqlite3.Cursor:
+        cursor = self.cursor()
+        self._cursors.append(weakref.ref(cursor))  # before it is in use
+        return cursor.execute(*args)
+
+    def close(self) -> None:
+        for reference in self._cursors:
+            cursor = reference()
+            if cursor is not None:
+                cursor.close()
+        super().close()
+
+
 class EventQueue(SQLiteAckQueue):
     _getter = _putter = None  # its `__del__` asks for them also where opening failed
     _SQL_CREATE = schema.EVENTS
@@ -73,8 +101,16 @@ class EventQueue(SQLiteAckQueue):
     )
 
     def __init__(
-        self, directory: str, *, synchronous: str, max_pages: int, checkpoint_pages: int
+        self,
+        directory: str,
+        *,
+        synchronous: str,
+        max_pages: int,
+        checkpoint_pages: int,
+        open_ones: list[Connection] | None = None,
     ) -> None:
+        """`open_ones`: takes the connection as soon as there is one."""
+        self._open_ones = [] if open_ones is None else open_ones
         self._synchronous = synchronous
         self.max_pages = max_pages
         self._checkpoint_pages = checkpoint_pages
@@ -97,12 +133,13 @@ class EventQueue(SQLiteAckQueue):
         self, path: str, multithreading: bool, timeout: float
     ) -> sqlite3.Connection:
         place = path if path == self._MEMORY else f"{path}/{self.db_file_name}"
-        connection = sqlite3.connect(
+        connection: Connection = sqlite3.connect(
             place,
             timeout=timeout,
             check_same_thread=False,
             isolation_level=None,
             cached_statements=256,
+            factory=functools.partial(Connection, self._open_ones),  # type: ignore[call-overload]
         )
         connection.text_factory = READABLE_TEXT
         try:

@@ -57,6 +57,7 @@ class Store:
         self._insists = True  # on ours
         self._place: Place = MemoryPlace() if path == MEMORY else DiskPlace(path, group)
         self._queue: EventQueue | None = None
+        self._connections: list[Any] = []  # open, or being opened
         self._refused: tuple[float, SpoolError] | None = None
         self._ballast_bytes = 0
         self._forks = 0
@@ -326,6 +327,7 @@ class Store:
             synchronous=SYNCHRONOUS[self._fsync],
             max_pages=max_pages,
             checkpoint_pages=ballast.checkpoint_pages(max_pages),
+            open_ones=self._connections,
         )
 
     @property
@@ -445,6 +447,9 @@ class Store:
         self._fork_ready = self._lock.acquire(timeout=_FORK_PATIENCE_SECONDS)
         if self._fork_ready and self.path != MEMORY:
             self._close()
+            while self._connections:
+                with contextlib.suppress(*SQLITE_ERRORS):  # it was not open yet
+                    self._connections.pop().close()
 
     def after_fork_in_parent(self) -> None:
         if self._fork_ready:
@@ -478,6 +483,7 @@ class Store:
     def _leave_for_good(self, why: str) -> None:
         """Never touch the connection again, and never free it."""
         queue, self._queue = self._queue, None
+        self._connections = []
         if queue is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(queue))  # its __del__ would close it
         self._place.leave()

@@ -30,6 +30,7 @@ from tests.faults.events import (
     send,
     stored_ids,
 )
+from tests.faults.test_signals import Injector
 from tests.faults.test_stop import stop_with_the_gate
 from tests.support import answers, evidence
 from tests.support.ingest import Ingest
@@ -325,6 +326,45 @@ def test_fork_in_a_signal_handler_inside_a_send(tmp_path: Path, child_goes_on: b
         events=len(returned.read()),
         lost=0,
     )
+
+
+def fork_at_each_instant_of_a_send(path: Path, instants: Path) -> None:
+    """The child looks at once whether it has been given an open file of SQLite's."""
+    transport = make_transport(path, backend="none", send_timeout=5)
+    send(transport, NOWHERE)
+
+    def fork_and_look(where: str) -> None:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(len(open_databases()))
+        if reap(pid):
+            Notes(instants).write(f"{where}: a child has the file open")
+
+    nth, reached = 0, True
+    while reached:
+        nth += 1
+        injector = Injector(nth, fork_and_look, within="raven_spool/spool|persistqueue")
+        with injector.armed():
+            send(transport, NOWHERE)
+        reached = injector.seen >= nth
+    Notes(instants).write(str(nth))
+
+
+def open_databases() -> list[str]:
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return [name for name in found if "/data.db" in name]
+
+
+def test_no_open_file_of_sqlite_crosses_a_fork_at_any_instant_of_a_send(tmp_path: Path) -> None:
+    instants = tmp_path / "instants"
+    with Child(fork_at_each_instant_of_a_send, tmp_path / "spool", instants) as child:
+        assert child.join(100) == 0
+    *troubles, count = Notes(instants).read()
+    assert not troubles, "\n".join(troubles)
+    assert int(count) > 100
 
 
 def fork_while_threads_open(path: Path, returned: Path) -> None:

@@ -286,7 +286,7 @@ def _torture(
         ingest.answer_by(lambda seen: _flap(chance))
         torture = Torture(path, ingest, notes, setting, seed=kills)
         torture.run(kills)
-        assert torture.reached > kills * reaches, f"only {torture.reached} points were reached"
+        assert torture.reached >= kills * reaches, f"only {torture.reached} points were reached"
         ingest.answer_with(ok())
         with Child(drain_all, path, ingest.url) as last:
             assert last.join(90) == 0
