@@ -79,7 +79,8 @@ class Connection(sqlite3.Connection):
         for reference in self._cursors:
             cursor = reference()
             if cursor is not None:
-                cursor.close()
+                with contextlib.suppress(sqlite3.ProgrammingError):  # closed before, with us
+                    cursor.close()
         super().close()
 
 
