@@ -5,6 +5,8 @@ Triggers keep it (schema.py); what is here is for files that something else has 
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from raven_spool.spool.rows import cast
+
 if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue
 
@@ -12,18 +14,24 @@ if TYPE_CHECKING:
 _ACCOUNTS = """
 WITH
     kept AS (
-        SELECT lane, SUM(status < 2) AS ready, SUM(status = 9) AS dead, SUM(size) AS bytes
+        SELECT lane, SUM(status < 2) AS ready, SUM(status = 9) AS dead, TOTAL(size) AS bytes
         FROM {events} GROUP BY lane
     ),
-    gone AS (SELECT lane, SUM(events) AS dropped FROM drops GROUP BY lane)
+    gone AS (SELECT lane, TOTAL(events) AS dropped FROM drops GROUP BY lane)
 SELECT
-    lanes.id, CAST(accepted AS INTEGER), CAST(delivered AS INTEGER),
-    IFNULL(CAST(gone.dropped AS INTEGER), 0),
-    CAST(lanes.ready AS INTEGER), CAST(lanes.dead AS INTEGER), CAST(lanes.bytes AS INTEGER),
-    IFNULL(kept.ready, 0), IFNULL(kept.dead, 0), IFNULL(CAST(kept.bytes AS INTEGER), 0)
+    lanes.id, {counts}
 FROM lanes LEFT JOIN kept ON kept.lane = lanes.id LEFT JOIN gone ON gone.lane = lanes.id
 ORDER BY lanes.id
 """
+
+_MOST = 1 << 53  # beyond that it is damage, and their sums would fit no column
+_COUNTS = ", ".join(
+    cast(name, int, _MOST)
+    for name in (
+        *("accepted", "delivered", "gone.dropped", "lanes.ready", "lanes.dead", "lanes.bytes"),
+        *("kept.ready", "kept.dead", "kept.bytes"),
+    )
+)
 
 
 class Account(NamedTuple):
@@ -66,7 +74,8 @@ class Account(NamedTuple):
 def read_accounts(queue: "EventQueue") -> list[Account]:
     """One for each lane. Reads every row, but no body."""
     table = str(queue._table_name)
-    return [Account._make(row) for row in queue.connection.execute(_ACCOUNTS.format(events=table))]
+    rows = queue.connection.execute(_ACCOUNTS.format(events=table, counts=_COUNTS))
+    return list(map(Account._make, rows))
 
 
 def recount(queue: "EventQueue") -> None:
@@ -76,6 +85,7 @@ def recount(queue: "EventQueue") -> None:
         All or nothing.
     """
     with queue.transaction():
+        queue.fill_nulls()
         for account in read_accounts(queue):
             if account.complain():
                 _correct(queue, account)

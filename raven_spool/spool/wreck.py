@@ -21,7 +21,7 @@ from raven_spool.spool.files import create_private
 from raven_spool.spool.lanes import LOST, read_destination
 from raven_spool.spool.late import load_queue
 from raven_spool.spool.places import DATABASE, MEMORY
-from raven_spool.spool.rows import STORED_COLUMNS, StoredRow
+from raven_spool.spool.rows import STORED_COLUMNS, StoredRow, cast
 from raven_spool.spool.schema import find_foreign
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Wreck:
         try:
             settings, category = connection.execute(
                 "SELECT (SELECT settings FROM destinations WHERE id = lanes.destination), "
-                "CAST(category AS TEXT) FROM lanes WHERE id = ?",
+                f"{cast('category', str)} FROM lanes WHERE id = ?",
                 (lane,),
             ).fetchone()
         except (*SQLITE_ERRORS, TypeError):
@@ -182,7 +182,7 @@ class Wreck:
         """How many events its ledger says each lane has; nothing, where that can't be read."""
         try:
             rows = connection.execute(
-                "SELECT id, CAST(ready AS INTEGER) + CAST(dead AS INTEGER) FROM lanes"
+                f"SELECT id, {cast('ready', int)} + {cast('dead', int)} FROM lanes"
             )
             return {int(lane): int(count) for lane, count in rows if 0 < count < 1 << 32}
         except SQLITE_ERRORS:
@@ -214,9 +214,13 @@ class Wreck:
 def read_progress(text: str | None) -> Progress:
     try:
         found = json.loads(text or "{}")
-        return Progress(**{name: found[name] for name in Progress.__slots__ if name in found})
-    except (ValueError, TypeError):
+        known = {name: found[name] for name in Progress.__slots__ if name in found}
+    except (ValueError, TypeError, RecursionError):
         return Progress()
+    fresh = Progress()
+    if any(type(value) is not type(getattr(fresh, name)) for name, value in known.items()):
+        return fresh
+    return Progress(**known)
 
 
 def progress_text(progress: Progress) -> str:

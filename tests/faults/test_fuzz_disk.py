@@ -34,6 +34,7 @@ from tests.support.waiting import wait_until
 COMMANDS = (
     ("ls",), ("ls", "--json"), ("show", "1"), ("show", "2", "--json"), ("show", "3", "--body"),
     ("stats",), ("stats", "--json"), ("stats", "--prometheus"), ("stats", "--max-age", "1h"),
+    ("check",), ("check", "--json"),
 )  # fmt: skip
 FINDINGS = {Exit.DONE, Exit.CORRUPT, Exit.NO_SPOOL, Exit.LATER, Exit.UNREACHABLE}
 
@@ -197,6 +198,7 @@ def test_any_cell_of_the_file_may_be_anything(
     @example(wanted=[Change("lanes", "failures", row, 2**62) for row in range(4)], mends=False)
     @example(wanted=[Change("lanes", "accepted", 0, 1e999)], mends=False)
     @example(wanted=[Change("lanes", "bytes", row, None) for row in range(4)], mends=False)
+    @example(wanted=[Change("lanes", "ready", 0, None)], mends=False)
     @example(wanted=[Change("drops", "reason", 0, b"\xff")], mends=False)
     @example(wanted=[Change("drops", "events", 0, 2**63 - 1)], mends=False)
     @example(wanted=[Change("sqlite_sequence", "seq", 0, b"x")], mends=False)
@@ -208,6 +210,8 @@ def test_any_cell_of_the_file_may_be_anything(
             apply(path, wanted, mends_checksums=mends)
             check_looks(path)
             check_goes_on(path, ingest)
+            code, _, err = call("check", "--repair", "--spool", str(path))
+            assert code in FINDINGS, err
             check_looks(path)
 
 
