@@ -12,7 +12,6 @@ from typing import Any
 
 from raven_spool import backends
 from raven_spool.config import Options
-from raven_spool.errors import SpoolBusy
 from raven_spool.flusher import make_drain
 from raven_spool.model import Destination, Lane
 from raven_spool.runtimes.thread import ThreadRuntime
@@ -75,7 +74,7 @@ def flush(spool: Spool, options: Options, wish: Wish, watch: Watch) -> Ending:
     spool.forget_backoff()
     troubles = 0
     while spool.stats()["ready"]:
-        if _takes_the_lead(spool):
+        if spool.leadership.take_if_free():
             ending = _lead(spool, options, wish, watch)
             troubles += ending is Ending.MOVED
         else:
@@ -89,17 +88,9 @@ def flush(spool: Spool, options: Options, wish: Wish, watch: Watch) -> Ending:
 
 def _salvage(spool: Spool, watch: Watch) -> None:
     """Events of a file that broke: a leader brings them back, and there may be none."""
-    if _takes_the_lead(spool):
+    if spool.leadership.take_if_free():
         while spool.salvage.step()[0]:
             watch()
-
-
-def _takes_the_lead(spool: Spool) -> bool:
-    """Where the gate is not won at once, somebody is at work: it is tried again."""
-    try:
-        return spool.leadership.take()
-    except SpoolBusy:
-        return False
 
 
 # -- leading --------------------------------------------------------------------------------------
@@ -141,7 +132,7 @@ def _follow(spool: Spool, wish: Wish, watch: Watch) -> Ending:
             return Ending.SETTLED
         if wish.limit is not None and began - ready >= wish.limit:
             return Ending.LIMIT_REACHED
-        if _takes_the_lead(spool):
+        if spool.leadership.take_if_free():
             return Ending.MOVED
         if wish.is_late:
             return Ending.OUT_OF_TIME

@@ -158,9 +158,13 @@ class Inspection:
         return UNDELIVERABLE if destinations[row.lane] == LOST else ""
 
     def _destinations(self) -> dict[int, Destination]:
-        """By lane."""
-        found = self._store.read(lanes.read_lanes)
-        return {lane.id: self._destination(lane.destination_id) for lane in found if lane.id > 0}
+        """By lane, in one read: there may be thousands."""
+
+        def look(queue: "EventQueue") -> dict[int, Destination]:
+            found = [lane for lane in lanes.read_lanes(queue) if lane.id > 0]
+            return {lane.id: self._book.destination(queue, lane.destination_id) for lane in found}
+
+        return self._store.read(look)
 
     def _destination(self, destination_id: int) -> Destination:
         return self._store.read(lambda queue: self._book.destination(queue, destination_id))
@@ -204,7 +208,7 @@ class Inspection:
     def _bring_back(self) -> None:
         """To the end, by us or by another who leads meanwhile."""
         give_up_at = time.monotonic() + _LEAD_PATIENCE_SECONDS
-        while not self._leadership.take():
+        while not self._leadership.take_if_free():
             if time.monotonic() > give_up_at or not self._salvage.list_aside()[0]:
                 return
             native.sleep(0.1)

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raven_spool.errors import SpoolUnusable
+from raven_spool.errors import SpoolBusy, SpoolUnusable
 from raven_spool.spool import fork
 from raven_spool.spool.apart import call_apart
 from raven_spool.spool.files import OwnFile, open_private
@@ -97,6 +97,13 @@ class Leadership:
             self._record = _open_record(self._record_path)
         self.tick(0.0)
         return True
+
+    def take_if_free(self) -> bool:
+        """As `take`. Where the gate is not won at once, somebody is at work: it is tried again."""
+        try:
+            return self.take()
+        except SpoolBusy:
+            return False
 
     def still_leads(self, queue: "EventQueue") -> bool:
         """Whether nobody has taken over; asked before each claim, inside its read."""
