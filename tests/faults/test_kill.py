@@ -35,7 +35,7 @@ from tests.support.waiting import wait_until
 
 WORKERS = 4
 UNACKED = 32  # what the design allows beside one a worker
-KILLS = 120
+KILLS = 80
 SOAK_KILLS = 1000
 _WRITERS = 3
 _EACH_SENDS = 10

@@ -41,7 +41,7 @@ from tests.support.spools import HERE, NOW, check_ledger, discard, event
 
 DEPTH = 9
 SOAK_DEPTH = 12
-WALKS = 200
+WALKS = 100
 
 
 @pytest.fixture(scope="module")

@@ -495,12 +495,10 @@ def _walk(spool, state):
 
 
 STEPS = 50
-SOAK_RUNS = 150
+RUNS, SOAK_RUNS = 12, 150
 
 TestSpoolMachine = SpoolMachine.TestCase
-TestSpoolMachine.settings = settings(
-    max_examples=settings.default.max_examples // 3, stateful_step_count=STEPS
-)
+TestSpoolMachine.settings = settings(max_examples=RUNS, stateful_step_count=STEPS)
 
 
 @pytest.mark.soak
