@@ -26,8 +26,14 @@ _FIRST = (
 )
 
 
+_SOAK_SECONDS = 1800  # only to end what hangs
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_rank)
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.timeout(_SOAK_SECONDS))
 
 
 def _rank(item: pytest.Item) -> int:

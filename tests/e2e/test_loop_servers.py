@@ -145,7 +145,6 @@ def test_a_client_per_handler_stays_flat_and_delivers(shop: Shop) -> None:
 
 @TORNADO
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 def test_ten_thousand_clients_of_handlers_stay_flat_and_deliver(shop: Shop) -> None:
     assert_is_flat(order_and_measure(shop, 1000), order_and_measure(shop, 9000))
 

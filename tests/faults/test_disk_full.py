@@ -206,7 +206,6 @@ def test_backlog_drains_on_a_full_disk_beside_writers(disk: Path, tmp_path: Path
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300)
 def test_long_backlog_drains_on_a_full_disk(tmp_path: Path) -> None:
     for disk in mounted(tmp_path / "disk", 512 * MIB):
         _drain_on_full_disk(disk, tmp_path, SOAK_BACKLOG)

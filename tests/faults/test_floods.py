@@ -187,7 +187,6 @@ def test_drop_newest_does_not_pile_up_in_memory_what_the_spool_turns_away(
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 def test_memory_is_flat_while_a_flood_comes_in_and_goes_out(tmp_path: Path) -> None:
     out = tmp_path / "flood.json"
     command = [sys.executable, str(_BENCH), "--quick", "--most", "100000", "--out", str(out)]

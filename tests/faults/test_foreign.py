@@ -184,7 +184,6 @@ def test_foreign_file_holds_no_send_up_and_takes_no_event_along(tmp_path: Path, 
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", NAMES)
 def test_foreign_file_of_each_kind_takes_no_event_along(tmp_path: Path, name: str) -> None:
     check_all(tmp_path, name, THINGS)

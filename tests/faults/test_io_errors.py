@@ -166,7 +166,6 @@ def test_error_of_the_disk_at_one_call(base: Path, kind: str, lasts: bool) -> No
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("lasts", [False, True], ids=["once", "lasting"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_error_of_the_disk_at_each_call(base: Path, kind: str, lasts: bool) -> None:

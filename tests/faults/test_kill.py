@@ -333,7 +333,6 @@ def test_kills_at_named_and_random_instants_lose_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(900)
 def test_a_thousand_kills_lose_nothing(tmp_path: Path) -> None:
     _torture(tmp_path, SOAK_KILLS)
 
@@ -347,7 +346,6 @@ def test_kills_under_other_settings_lose_nothing(tmp_path: Path, setting: Settin
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda one: f"{one.backend}-{one.fsync}")
 def test_many_kills_under_other_settings_lose_nothing(tmp_path: Path, setting: Setting) -> None:
     _torture(tmp_path, KILLS, setting)

@@ -22,7 +22,7 @@ from tests.support import evidence
 from tests.support.spools import HERE, event
 
 KILLS = 8
-SOAK_KILLS = 400
+SOAK_KILLS = 200
 _EVENTS = 6
 _AT_ONCE = 2  # in one go, so that there are several
 _WITHIN = r"raven_spool/spool/(store|places|files|salvage|wreck)\.py"
@@ -178,7 +178,6 @@ def test_kill_at_instants_of_a_salvage_brings_back_all_once(
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_kill_at_each_instant_of_a_salvage_brings_back_all_once(
     base: Path, damage: Callable[[Path], None]

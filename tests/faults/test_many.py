@@ -107,7 +107,6 @@ def test_live_ones_are_delivered_among_as_many_dead_ones(tmp_path: Path) -> None
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 def test_live_ones_are_delivered_among_a_thousand_dead_ones(tmp_path: Path) -> None:
     check_many(tmp_path / "spool", 2_000)
 
@@ -190,6 +189,5 @@ def test_ten_processes_whose_server_is_back_come_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 def test_a_hundred_processes_whose_server_is_back_come_as_one(tmp_path: Path) -> None:
     check_return(tmp_path / "spool", 100)

@@ -178,7 +178,6 @@ def test_power_cut_loses_what_the_mode_allows_and_no_more(scratch: Path, mode: s
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", PROMISED_SECONDS)
 def test_power_cut_at_each_sync_loses_what_the_mode_allows(scratch: Path, mode: str) -> None:
     _cut_power(scratch, mode, SOAK_CUTS)

@@ -170,7 +170,6 @@ def test_damaged_log_gives_back_what_stands_before_the_damage(tmp_path: Path) ->
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 def test_many_damaged_logs_give_back_what_stands_before_the_damage(tmp_path: Path) -> None:
     check_damaged_logs(tmp_path, 200)
 
@@ -344,6 +343,5 @@ def test_backup_copied_over_a_file_in_use_costs_no_later_event(tmp_path: Path) -
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 def test_many_backups_copied_over_a_file_in_use_cost_no_later_event(tmp_path: Path) -> None:
     check_copies_over(tmp_path, 60)

@@ -369,6 +369,5 @@ def test_readable_events_of_a_damaged_file_come_back_once(tmp_path: Path) -> Non
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 def test_readable_events_of_many_damaged_files_come_back_once(tmp_path: Path) -> None:
     check_damages(tmp_path, SOAK_FLIPS)

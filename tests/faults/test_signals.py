@@ -381,7 +381,6 @@ def test_thousands_of_raising_signals_leave_no_lock_and_no_loss(tmp_path: Path) 
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(900)
 def test_a_hundred_thousand_raising_signals_leave_no_lock_and_no_loss(tmp_path: Path) -> None:
     _throw_many(tmp_path, SOAK_THROWN, 800)
 
@@ -472,7 +471,6 @@ def test_raising_signals_in_a_flush_a_close_or_an_inline_send_lose_nothing(
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("verb", VERBS)
 def test_many_raising_signals_in_a_flush_a_close_or_an_inline_send_lose_nothing(
     tmp_path: Path, verb: str

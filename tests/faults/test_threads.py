@@ -161,6 +161,5 @@ def test_exceptions_raised_in_sending_threads_leave_no_lock_and_no_loss(tmp_path
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(500)
 def test_many_exceptions_raised_in_sending_threads_leave_no_lock(tmp_path: Path) -> None:
     _throw_many(tmp_path, SOAK_THROWN)

@@ -149,7 +149,6 @@ def test_eight_processes_bring_a_broken_spool_back_though_leaders_die(
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "spoil", [garble_current, garble_current_and_header, remove_current, remove_log]
 )

@@ -502,7 +502,6 @@ TestSpoolMachine.settings = settings(max_examples=RUNS, stateful_step_count=STEP
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 def test_spool_machine_farther_on():
     long = settings(max_examples=SOAK_RUNS, stateful_step_count=STEPS)
     run_state_machine_as_test(SpoolMachine, settings=long)
