@@ -8,6 +8,7 @@ from contextlib import suppress
 from http.client import HTTPException, IncompleteRead
 from typing import Protocol
 
+from raven_spool.errors import came_by_signal
 from raven_spool.model import MAX_ANSWER_BYTES, Failure, Fault, Outcome, Request, Response
 from raven_spool.senders._exchange import Exchange
 from raven_spool.senders._network import STANDARD, Network
@@ -59,7 +60,7 @@ class ChannelSender:
             response = self._channel(key, request).post(request)
         except BaseException as exc:
             self._drop(key)  # whatever cut the exchange: the connection's state is unknown
-            if not isinstance(exc, TROUBLE):
+            if not isinstance(exc, TROUBLE) or came_by_signal(exc):
                 raise
             return explain_failure(exc, self._exchange)
         return refuse_proxy_login(response)

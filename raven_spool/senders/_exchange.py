@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException, IncompleteRead
 from typing import Any, cast
 
+from raven_spool.errors import came_by_signal
 from raven_spool.senders._network import STANDARD, Network
 
 
@@ -182,7 +183,7 @@ def open_socket(
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except BaseException as exc:
             sock.close()
-            if not isinstance(exc, OSError):
+            if not isinstance(exc, OSError) or came_by_signal(exc):
                 raise
             error = exc
         else:

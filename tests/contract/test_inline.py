@@ -184,20 +184,24 @@ def test_signal_handlers_send_in_the_middle_of_an_inline_one_is_kept(ingest, spo
     assert len(set(ingest.event_ids())) == len(ingest.event_ids()) == 3
 
 
-def test_exception_thrown_into_the_exchange_leaves_nothing_in_flight(ingest, spool_path):
-    """As the time limits of RQ and Celery do."""
-    client = make_client(ingest, HTTPTransport(spool_path=spool_path), raise_send_errors=True)
+class TimeLimit(Exception):
+    """As those of RQ and Celery."""
+
+
+@BOTH
+@pytest.mark.parametrize("limit", [TimeLimit, KeyboardInterrupt, TimeoutError, OSError, ValueError])
+def test_exception_thrown_into_the_exchange_comes_out_and_leaves_nothing_in_flight(
+    ingest, spool_path, cls, limit
+):
+    client = make_client(ingest, cls(spool_path=spool_path), raise_send_errors=True)
     capture(client)
     gate = Gate()
     ingest.answer_with(held(gate))
 
-    class TimeLimit(BaseException):
-        pass
-
     def handle(*_):
-        raise TimeLimit
+        raise limit("too long")
 
-    with signalled_when_held(gate, handle), contextlib.suppress(TimeLimit):
+    with signalled_when_held(gate, handle), pytest.raises(limit, match="too long"):
         capture(client, "cut")
     gate.release()
     transport = client.remote.get_transport()
