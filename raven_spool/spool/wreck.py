@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from raven_spool.model import Destination
 from raven_spool.spool.complaints import SQLITE_ERRORS
-from raven_spool.spool.files import create_private
+from raven_spool.spool.files import create_private, is_plain
 from raven_spool.spool.lanes import LOST, read_destination
 from raven_spool.spool.late import load_queue
+from raven_spool.spool.names import BESIDE
 from raven_spool.spool.places import DATABASE, MEMORY
 from raven_spool.spool.rows import STORED_COLUMNS, StoredRow, cast
 from raven_spool.spool.schema import find_foreign
@@ -54,13 +55,15 @@ class Wreck:
     @contextlib.contextmanager
     def opened(self) -> Iterator[sqlite3.Connection | None]:
         """None where not even its tables can be found."""
-        # A copy that can't help any further is read as it is, past the pages that are gone.
-        for name, probe in ((_MENDED, "EXPLAIN SELECT 1"), (DATABASE, "SELECT 1")):
-            if _size(self._file(name)):
-                with contextlib.closing(_connect(self._file(name))) as connection:
-                    yield connection if self._has_tables(connection, probe) else None
-                return
-        yield None
+        name, probe = DATABASE, "SELECT 1"
+        if self.is_mended:
+            # If the copy can't help, it is read as it is, past the pages that are gone.
+            name, probe = _MENDED, "EXPLAIN SELECT 1"
+        if not _may_be_opened(self._file(name)):
+            yield None
+            return
+        with contextlib.closing(_connect(self._file(name))) as connection:
+            yield connection if self._has_tables(connection, probe) else None
 
     def _has_tables(self, connection: sqlite3.Connection, probe: str) -> bool:
         try:
@@ -80,6 +83,8 @@ class Wreck:
         """Begun by a process that died before it was published."""
         if not _size(self._file(DATABASE)):
             return not _size(self._file(DATABASE + "-wal"))
+        if not _may_be_opened(self._file(DATABASE)):
+            return False
         with contextlib.closing(_connect(self._file(DATABASE))) as connection:
             try:
                 found = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
@@ -258,6 +263,11 @@ def _copy(source: str, target: str) -> None:
     create_private(target)
     if _size(source):
         shutil.copyfile(source, target, follow_symlinks=True)
+
+
+def _may_be_opened(path: str) -> bool:
+    """Not where a pipe would have SQLite wait for ever, or a link would lead it elsewhere."""
+    return _size(path) > 0 and all(is_plain(path + suffix) for suffix in BESIDE)
 
 
 def _size(path: str) -> int:

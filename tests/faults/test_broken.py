@@ -1,7 +1,6 @@
 """Paths that can't be used, files that are broken: the application goes on, its events too."""
 
 import fcntl
-import importlib
 import os
 import shutil
 import sqlite3
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raven_spool.errors import SchemaTooNew, SpoolUnusable
-from tests.faults.children import Child, Notes
+from tests.faults.children import NOBODY, Child, Notes, become
 from tests.faults.events import (
     check_bodies,
     check_nothing_lost,
@@ -26,9 +25,6 @@ from tests.faults.events import (
 from tests.support.answers import ok, status
 from tests.support.ingest import Ingest
 from tests.support.waiting import wait_until
-
-NOBODY = 65534
-
 
 # -- paths ----------------------------------------------------------------------------------------
 
@@ -62,11 +58,7 @@ def send_as_nobody(path: Path, url: str, output: Path) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    importlib.import_module("encodings.idna")  # nobody may not read this Python's library
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+    become()
     transport = make_transport(path)
     for _ in range(10):
         send(transport, url)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raven_spool.spool import Spool
-from tests.faults.children import Child, Notes
+from tests.faults.children import Child, Notes, become
 from tests.faults.events import make_transport, send, stored_ids
 from tests.support import evidence
 from tests.support.ingest import Ingest
@@ -40,17 +40,6 @@ def make(path: Path, owner: int, mode: int) -> Path:
     os.chown(path, owner, owner)
     path.chmod(mode)
     return path
-
-
-def become(user: int) -> None:
-    import encodings.idna  # noqa: F401  others may not read this Python's library
-
-    from raven_spool.spool.late import load_queue
-
-    load_queue()
-    os.setgroups([])
-    os.setgid(user)
-    os.setuid(user)
 
 
 def deliver(user: int, root: Path, url: str, output: Path) -> None:

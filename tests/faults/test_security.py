@@ -20,7 +20,7 @@ from raven_spool.errors import ConfigurationError
 from raven_spool.model import Destination, Event, Request
 from raven_spool.protocol import build_request
 from raven_spool.spool import Spool
-from tests.faults.children import Child, Notes
+from tests.faults.children import NOBODY, Child, Notes, become
 from tests.faults.events import make_transport, send, stored_ids
 from tests.support import evidence
 from tests.support.answers import status
@@ -28,17 +28,7 @@ from tests.support.ingest import Ingest
 from tests.support.spools import HERE, NOW, check_ledger, event
 from tests.support.tool import KEY, SECRET, destination, make_event, run
 
-NOBODY = 65534
-
-
 # -- modes ----------------------------------------------------------------------------------------
-
-
-def become_nobody() -> None:
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
 
 
 def watch_modes(notes: Notes, root: Path) -> None:
@@ -74,7 +64,7 @@ def write_under(umask: int, root: Path, url: str, seen: Path) -> None:
     load_queue()
     os.umask(umask)
     watch_modes(Notes(seen), root)
-    become_nobody()
+    become()
     transport = make_transport(root)
     send(transport, url)
     assert transport.flush(20)

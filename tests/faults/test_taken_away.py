@@ -1,7 +1,6 @@
 """Rights that are taken away under a running program, and given back: from memory, then to disk."""
 
 import contextlib
-import importlib
 import os
 import sqlite3
 import subprocess
@@ -11,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.children import Child, Notes
+from tests.faults.children import NOBODY, Child, Notes, become
 from tests.faults.disks import mounted
 from tests.faults.events import check_bodies, count_repeats, make_transport, read_ledger, send
-from tests.faults.test_broken import NOBODY, database, remove_directory
+from tests.faults.test_broken import database, remove_directory
 from tests.support import evidence
 from tests.support.ingest import Ingest
 from tests.support.waiting import wait_until
@@ -22,16 +21,9 @@ from tests.support.waiting import wait_until
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes rights away from another user")
 
 
-def become_nobody() -> None:
-    importlib.import_module("encodings.idna")  # nobody may not read this Python's library
-    os.setgroups([])
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
-
-
 def send_all_along(path: Path, url: str, returned: Path, marks: Path) -> None:
     """A service user's application: before, while it has no right, and after."""
-    become_nobody()
+    become()
     transport = make_transport(path)
     notes = Notes(returned)
     for mark in ("begun", "taken", "given"):
@@ -174,7 +166,7 @@ def test_disk_that_is_mounted_read_only_is_used_again_once_it_is_not(
 
 
 def send_and_leave(path: Path, url: str, returned: Path) -> None:
-    become_nobody()
+    become()
     transport = make_transport(path, backend="none")
     for _ in range(3):
         Notes(returned).write(send(transport, url))
