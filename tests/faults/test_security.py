@@ -142,7 +142,7 @@ def use(root: Path, url: str, returned: Path) -> None:
     ("name", "plant"),
     [
         *((name, plant_link) for name in FILES),
-        *((name, plant_pipe) for name in ("current", "drain.leader", "data.db-wal")),
+        *((name, plant_pipe) for name in ("current", "drain.leader", "data.db-journal")),
         *((name, plant_directory) for name in ("current", "wake")),
     ],
 )
