@@ -142,7 +142,8 @@ class Crowd:
 
 
 def _client(path: Path, url: str, notes: Notes) -> None:
-    transport = make_transport(path, wait=lambda state: 1.0, concurrency=_WORKERS)
+    # Patient: what a crowded spool leaves in memory, its process sends from there by itself.
+    transport = make_transport(path, wait=lambda state: 1.0, concurrency=_WORKERS, send_timeout=30)
     for _ in range(_EACH):
         notes.write(send(transport, url))
     wait_for_ever()

@@ -313,7 +313,7 @@ def test_exception_in_a_flush_or_close_keeps_nothing_from_working(
 
 def throw_by_timer(path: Path, returned: Path, report: Path, count: int) -> None:
     """Real signals at random instants, as a time limit sends them."""
-    transport = make_transport(path, backend="none")
+    transport = make_transport(path, backend="none", max_bytes="4GiB")  # none gives way
     notes, mine = Notes(report), Notes(returned)
     chance = random.Random(count)
     thrown, sending = 0, False
