@@ -6,7 +6,6 @@ forks it leaves that locked, and whoever takes a lock later in this process wait
 four programs hung so, after 100 and 700 exceptions.
 """
 
-import _thread
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -18,7 +17,7 @@ T = TypeVar("T")
 def call_apart(call: Callable[[], T], undo: Callable[[T], None] = lambda _: None) -> T:
     """What `call` returns or raises. Thrown out of here before that, it is still made, to its end,
     and `undo` is called with what it has returned."""
-    if not native.is_main_thread() or _is_patched():
+    if not native.is_main_thread() or native.threads_are_green():
         return call()  # no signal comes here, or green threads don't go with native ones
     errand = _Errand(call, undo)
     try:
@@ -26,10 +25,6 @@ def call_apart(call: Callable[[], T], undo: Callable[[T], None] = lambda _: None
     except RuntimeError:  # the interpreter is ending, or uWSGI lets us have none
         return call()
     return errand.wait()
-
-
-def _is_patched() -> bool:
-    return _thread.allocate_lock is not native.make_lock
 
 
 class _Errand(Generic[T]):

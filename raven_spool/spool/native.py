@@ -5,6 +5,7 @@ pool), and a green lock means nothing between them. These locks are never held a
 switch: under them runs SQLite and nothing else.
 """
 
+import _thread
 import os
 import sys
 from collections.abc import Callable
@@ -32,6 +33,11 @@ get_thread_id: Callable[[], int] = _original("_thread", "get_ident")
 make_poll: Callable[[], Any] = _original("select", "poll")  # eventlet removes it
 _get_native_id: Callable[[], int] = _original("_thread", "get_native_id")
 _start: Callable[..., int] = _original("_thread", "start_new_thread")
+
+
+def threads_are_green() -> bool:
+    """Whether what the process takes for a thread is a greenlet by now."""
+    return _thread.allocate_lock is not make_lock
 
 
 def is_main_thread() -> bool:
