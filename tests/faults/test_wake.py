@@ -1,9 +1,13 @@
 """The bell across processes: heard at once, and waited for without looking."""
 
+import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from raven_spool.drain import machine
+from raven_spool.spool.wake import Bell
 from raven_spool.transport.spool import SpoolTransport
 from tests.faults.children import Child, Notes, wait_for_ever
 from tests.faults.events import make_transport, send
@@ -112,3 +116,41 @@ def test_thread_of_the_same_process_hears_at_once(tmp_path: Path) -> None:
             ingest.wait_for(number + 1)
             assert time.monotonic() - started < _HEARD_SECONDS
         transport.close(5)
+
+
+def ring_and_change(path: Path, seconds: float) -> None:
+    """Threads ring while others find another generation, and what is opened beside stays empty."""
+    sys.setswitchinterval(1e-6)
+    bell, until, errors = Bell(str(path)), time.monotonic() + seconds, []
+
+    def act(act_once: Callable[[str], object], generations: list[str]) -> None:
+        try:
+            while time.monotonic() < until:
+                for generation in generations:
+                    act_once(generation)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=act, args=(bell.ring, ["g-1"])),
+        threading.Thread(target=act, args=(bell.ring, ["g-1", "g-2"])),
+        threading.Thread(target=act, args=(bell.descriptor, ["g-2", "g-3"])),
+        threading.Thread(target=act, args=(lambda _: bell.silence(), [""])),
+    ]
+    for thread in threads:
+        thread.start()
+    while time.monotonic() < until:
+        with (path / "beside").open("w+b") as file:
+            time.sleep(1e-5)
+            assert file.read() == b""
+    for thread in threads:
+        thread.join()
+    assert not errors, errors
+
+
+def test_threads_that_ring_while_the_spool_is_made_anew_stay_out_of_each_others_way(
+    tmp_path: Path,
+) -> None:
+    """A send raised IndexError once in some rounds of eight processes on a broken spool."""
+    with Child(ring_and_change, tmp_path, 1.0) as child:
+        assert child.join() == 0
