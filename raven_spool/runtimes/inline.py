@@ -68,8 +68,9 @@ class InlineRuntime:
             if time.monotonic() >= deadline:
                 return False
             native.sleep(_JOIN_LOOK_SECONDS)
-        while self._kept:
-            self._kept.pop().close()
+        kept, self._kept = self._kept, []
+        for senders in kept:
+            senders.close()
         return True
 
     def pause(self, seconds: float) -> None:

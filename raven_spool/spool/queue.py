@@ -64,10 +64,11 @@ class Connection(sqlite3.Connection):
     into the child, whose SQLite then relied on locks that were the parent's (an event lost in one
     of some thousand such forks)."""
 
-    def __init__(self, open_ones: list["Connection"], *args: Any, **settings: Any) -> None:
+    def __init__(self, living: "Connections", *args: Any, **settings: Any) -> None:
         # As many as may be in use at once, and more.
         self._cursors: deque[weakref.ref[sqlite3.Cursor]] = deque(maxlen=_CURSORS)
-        open_ones.append(self)  # first: a signal handler may fork while it is opened
+        # First: a signal handler may fork while it is opened.
+        living.append(weakref.ref(self, living.remove))
         super().__init__(*args, **settings)
 
     def execute(self, *args: Any) -> sqlite3.Cursor:
@@ -82,6 +83,9 @@ class Connection(sqlite3.Connection):
                 with contextlib.suppress(sqlite3.ProgrammingError):  # closed before, with us
                     cursor.close()
         super().close()
+
+
+Connections = list[weakref.ref[Connection]]
 
 
 class EventQueue(SQLiteAckQueue):
@@ -108,10 +112,10 @@ class EventQueue(SQLiteAckQueue):
         synchronous: str,
         max_pages: int,
         checkpoint_pages: int,
-        open_ones: list[Connection] | None = None,
+        living: Connections | None = None,
     ) -> None:
-        """`open_ones`: takes the connection as soon as there is one."""
-        self._open_ones = [] if open_ones is None else open_ones
+        """`living`: has the connection as soon as there is one, and as long."""
+        self._living = [] if living is None else living
         self._synchronous = synchronous
         self.max_pages = max_pages
         self._checkpoint_pages = checkpoint_pages
@@ -140,7 +144,7 @@ class EventQueue(SQLiteAckQueue):
             check_same_thread=False,
             isolation_level=None,
             cached_statements=256,
-            factory=functools.partial(Connection, self._open_ones),  # type: ignore[call-overload]
+            factory=functools.partial(Connection, self._living),  # type: ignore[call-overload]
         )
         connection.text_factory = READABLE_TEXT
         try:

@@ -31,7 +31,7 @@ from raven_spool.spool.room import go_beyond
 from raven_spool.spool.schema import PAGE_BYTES
 
 if TYPE_CHECKING:
-    from raven_spool.spool.queue import EventQueue
+    from raven_spool.spool.queue import Connections, EventQueue
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Store:
         self._insists = True  # on ours
         self._place: Place = MemoryPlace() if path == MEMORY else DiskPlace(path, group)
         self._queue: EventQueue | None = None
-        self._connections: list[Any] = []  # open, or being opened
+        self._connections: Connections = []  # open, or being opened
         self._refused: tuple[float, SpoolError] | None = None
         self._ballast_bytes = 0
         self._forks = 0
@@ -327,7 +327,7 @@ class Store:
             synchronous=SYNCHRONOUS[self._fsync],
             max_pages=max_pages,
             checkpoint_pages=ballast.checkpoint_pages(max_pages),
-            open_ones=self._connections,
+            living=self._connections,
         )
 
     @property
@@ -448,8 +448,10 @@ class Store:
         if self._fork_ready and self.path != MEMORY:
             self._close()
             while self._connections:
-                with contextlib.suppress(*SQLITE_ERRORS):  # it was not open yet
-                    self._connections.pop().close()
+                connection = self._connections.pop()()
+                if connection is not None:
+                    with contextlib.suppress(*SQLITE_ERRORS):  # it was not open yet
+                        connection.close()
 
     def after_fork_in_parent(self) -> None:
         if self._fork_ready:

@@ -70,9 +70,10 @@ class Watchdog:
 
     def _look(self, now: float) -> str:
         ready, oldest_at, told = self._store.read(_read_backlog, 0.0)
+        counts = [*self._counts, ready][-_GROWING_LOOKS:]  # another thread may clear them
         self._counts.append(ready)
         age = None if oldest_at is None else now - oldest_at
-        fault = find_fault(self._counts, age, self._warn_age_seconds)
+        fault = find_fault(counts, age, self._warn_age_seconds)
         if bool(fault) == bool(told):
             return ""
         is_first = self._store.write(partial(_note, fault=fault), _PATIENCE_SECONDS)
