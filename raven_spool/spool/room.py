@@ -30,6 +30,7 @@ TURNED_AWAY = -1  # instead of an event's id: it was dropped at the door
 _EVICTED_AT_ONCE = 64
 _EVICTED_SHARE = 20
 _SLACK_PAGES = 16  # what an event takes beside its body: leaves, indexes, the ledger
+_UNLOOKED_BYTES = 64 * 1024
 _NO_CAP = 1 << 30
 _NO_ID = 1 << 62
 
@@ -42,6 +43,7 @@ class Room:
         # A file, how many events it kept at a look, and the last id then: ids are never used
         # twice, so it can have grown by no more than were given since.
         self._look: tuple[EventQueue | None, int, int] = (None, 0, 0)
+        self._unlooked_bytes = 0  # may go in before we ask again how large the file is
 
     def insert(self, queue: "EventQueue", rows: Sequence[Row], limits: Limits) -> list[int]:
         """An id for each row, or TURNED_AWAY.
@@ -103,7 +105,7 @@ class Room:
         if not rows:
             return []
         most = queue.max_pages - _pages_of(rows)
-        if not has_outgrown(queue) or used_pages(queue) < most:
+        if not self._has_outgrown(queue, rows) or used_pages(queue) < most:
             try:
                 return _insert_all(queue, rows)
             except sqlite3.OperationalError as error:
@@ -119,7 +121,15 @@ class Room:
                 f"{queue.max_pages * PAGE_BYTES}"
             )
         self._evict_pages(queue, most)
+        self._unlooked_bytes = 0
         return _insert_all(queue, rows)
+
+    def _has_outgrown(self, queue: "EventQueue", rows: Sequence[Row]) -> bool:
+        """Asked at every send it would take a tenth of it; so the file may be that much larger."""
+        self._unlooked_bytes -= sum([row.size for row in rows])
+        if self._unlooked_bytes <= 0:
+            self._unlooked_bytes = 0 if has_outgrown(queue) else _UNLOOKED_BYTES
+        return self._unlooked_bytes == 0
 
     def _evict_pages(self, queue: "EventQueue", most: int) -> None:
         def drop(queue: "EventQueue") -> None:
