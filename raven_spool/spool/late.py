@@ -27,9 +27,10 @@ def load_queue() -> "type[EventQueue]":
     try:
         return fork.load(_import_queue)
     except BaseException as error:
-        if "raven_spool.spool.queue" in sys.modules:
+        if "raven_spool.spool.queue" not in sys.modules:
+            _forget("persistqueue")
+        elif isinstance(error, ImportError):
             raise SpoolBusy("persist-queue is being imported") from error
-        _forget("persistqueue")
         raise
 
 

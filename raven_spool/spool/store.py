@@ -98,17 +98,12 @@ class Store:
         try:
             if not lock.acquire(timeout=max(0.0, timeout_seconds)):
                 raise SpoolBusy(f"the spool {self.path} is in use by this process")
-            freed = False
-            try:
-                return self._through_forks(
+            return self._freeing_gate(
+                lambda: self._through_forks(
                     lambda: self._write_gated(operation, deadline, adds_events), pid
-                )
-            finally:
-                try:
-                    freed = self._free_gate(pid)
-                finally:
-                    if not freed:  # an exception came into the first try, which is Python
-                        self._free_gate(pid)
+                ),
+                pid,
+            )
         finally:
             try:
                 lock.release()
@@ -122,18 +117,29 @@ class Store:
         try:
             if not lock.acquire(timeout=timeout_seconds):
                 raise SpoolBusy(f"the spool {self.path} is in use by this process")
-            return self._through_forks(lambda: self._read(operation, deadline), pid)
+            return self._through_forks(lambda: self._read(operation, deadline, pid), pid)
         finally:
             try:
                 lock.release()
             except RuntimeError:
                 pass
 
-    def _read(self, operation: Callable[["EventQueue"], T], deadline: float) -> T:
+    def _read(self, operation: Callable[["EventQueue"], T], deadline: float, pid: int) -> T:
         self._check_lost()
         if self._queue is None or self._place.has_moved():
-            self._open_gated(deadline)
+            self._freeing_gate(functools.partial(self._open_gated, deadline), pid)
         return self._operate(operation)
+
+    def _freeing_gate(self, attempt: Callable[[], T], pid: int) -> T:
+        freed = False
+        try:
+            return attempt()
+        finally:
+            try:
+                freed = self._free_gate(pid)
+            finally:
+                if not freed:  # an exception came into the first try, which is Python
+                    self._free_gate(pid)
 
     def _free_gate(self, pid: int) -> bool:
         if os.getpid() == pid:
@@ -234,12 +240,9 @@ class Store:
     def _open_gated(self, deadline: float) -> None:
         self._check_refused()
         self._enter()
-        try:
-            if not self._place.acquire(deadline):
-                raise SpoolBusy(f"another process holds the spool {self.path}")
-            self._open(deadline)
-        finally:
-            self._place.release()
+        if not self._place.acquire(deadline):
+            raise SpoolBusy(f"another process holds the spool {self.path}")
+        self._open(deadline)
 
     def _open(self, deadline: float) -> None:
         """Open the live generation, or begin the first. Behind the gate."""
@@ -371,14 +374,11 @@ class Store:
             Before `current` was replaced: it is found broken again. After: done.
         """
         deadline = time.monotonic() + timeout_seconds
-        lock, _ = self._own_lock()
+        lock, pid = self._own_lock()
         try:
             if not lock.acquire(timeout=timeout_seconds):
                 raise SpoolBusy(f"the spool {self.path} is in use by this process")
-            try:
-                return self._quarantine(broken, deadline)
-            finally:
-                self._place.release()
+            return self._freeing_gate(lambda: self._quarantine(broken, deadline), pid)
         finally:
             try:
                 lock.release()
@@ -408,16 +408,18 @@ class Store:
         lock, pid = self._own_lock()
         try:
             lock.acquire()
-            if self._queue is not None:
-                # The last to close checkpoints: behind the gate, if it is to be had.
-                self._place.acquire(time.monotonic() + _CLOSE_PATIENCE_SECONDS)
-            self._close()
+            self._freeing_gate(self._close_gated, pid)
         finally:
             try:
-                if os.getpid() == pid:
-                    self._place.release()
-            finally:
                 lock.release()
+            except RuntimeError:
+                pass
+
+    def _close_gated(self) -> None:
+        if self._queue is not None:
+            # The last to close checkpoints: behind the gate, if it is to be had.
+            self._place.acquire(time.monotonic() + _CLOSE_PATIENCE_SECONDS)
+        self._close()
 
     def _close(self) -> None:
         self._check_lost()

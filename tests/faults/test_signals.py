@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from raven_spool.spool import Spool
 from raven_spool.transport.spool import SpoolTransport
 from tests.faults.children import Child, Notes
 from tests.faults.events import (
@@ -261,6 +262,43 @@ def test_exception_in_an_inline_send_leaves_no_lead_and_nothing_in_flight(tmp_pa
     *troubles, done = report.read()
     assert not troubles, "\n".join(troubles[:20])
     assert int(done.split()[1]) > 100
+
+
+def open_by_reading(spool: Spool) -> None:
+    spool.finish()
+    spool.stats()
+
+
+def begin_anew(spool: Spool) -> None:
+    spool._store.quarantine(spool._store.generation, 1.0)
+
+
+def throw_into_steps(path: Path, report: Path, act: Callable[[Spool], None]) -> None:
+    """Nobody else is at work, who would free by chance what was left locked."""
+    transport, nth, reached = make_transport(path, backend="none", fsync="no"), 0, True
+    spool = transport.flusher.spool
+    while reached:
+        nth += 1
+        send(transport, NOWHERE)
+        injector = Injector(nth, throw)
+        with contextlib.suppress(Thrown), injector.armed():
+            act(spool)
+        reached = injector.seen >= nth
+        if held := locks_held(path):
+            Notes(report).write(f"{injector.where} leaves {held}")
+    Notes(report).write(f"done {nth}")
+
+
+@pytest.mark.parametrize("act", [Spool.finish, open_by_reading, begin_anew])
+def test_exception_in_what_passes_the_gate_leaves_it_open(
+    tmp_path: Path, act: Callable[[Spool], None]
+) -> None:
+    report = Notes(tmp_path / "report")
+    with Child(throw_into_steps, tmp_path / "spool", report.path, act) as child:
+        assert child.join(100) == 0
+    *troubles, done = report.read()
+    assert not troubles, f"{len(troubles)}: " + "\n".join(troubles[:20])
+    assert int(done.split()[1]) > 20
 
 
 def throw_while_ending(path: Path, report: Path, url: str, verb: str) -> None:
