@@ -13,6 +13,7 @@ from raven.handlers.logging import SentryHandler
 
 from raven_spool import SpoolTransport
 from raven_spool.transport import HTTPTransport, RequestsHTTPTransport, ThreadedHTTPTransport
+from tests.faults.children import Child
 from tests.support.answers import Gate, held, slow, status, too_many
 from tests.support.waiting import wait_until
 
@@ -32,13 +33,6 @@ def capture(client, text="event"):
     event_id = client.captureMessage(text)
     client.context.clear()
     return event_id
-
-
-def native_threads():
-    """Those that `threading` knows nothing of, as our workers are; the ingest's are its own."""
-    python_threads = threading.enumerate()
-    tasks = {int(name) for name in os.listdir("/proc/self/task")}
-    return tasks - {thread.native_id for thread in (*python_threads, *threading.enumerate())}
 
 
 @contextlib.contextmanager
@@ -78,11 +72,26 @@ def test_inline_send_keeps_its_connection(ingest, spool_path, cls):
     assert len({seen.connection for seen in ingest.requests}) == 1
 
 
-def test_inline_starts_no_worker(ingest, spool_path):
-    client = make_client(ingest, HTTPTransport(spool_path=spool_path, fsync="no"))
-    before = native_threads()
-    capture(client)
-    assert native_threads() <= before
+def count_new_threads(dsn, path, answer):
+    """Of a process of its own: other tests' spools have threads that come and go."""
+    before = threads()
+    capture(
+        raven.Client(
+            dsn, transport=HTTPTransport(spool_path=path, fsync="no"), install_sys_hook=False
+        )
+    )
+    answer.write_text(str(len(threads() - before)))
+
+
+def threads():
+    return set(os.listdir("/proc/self/task"))
+
+
+def test_inline_starts_no_worker(ingest, spool_path, tmp_path):
+    with Child(count_new_threads, ingest.dsn(), spool_path, tmp_path / "answer") as child:
+        assert child.join() == 0
+    assert len(ingest.event_ids()) == 1
+    assert (tmp_path / "answer").read_text() == "0"
 
 
 def test_inline_send_delivers_older_ones_after_its_own(ingest, spool_path):

@@ -72,8 +72,11 @@ def replace(place: Path, put: Callable[[Path], None]) -> None:
     thing = place.parent.parent / "thing"
     put(thing)
     place.unlink(missing_ok=True)
-    if thing.exists():
-        thing.rename(place)
+    while thing.exists():
+        try:
+            thing.rename(place)
+        except NotADirectoryError:  # a running program has made its own anew, and it is none
+            place.unlink(missing_ok=True)
 
 
 def store_and_die(path: Path, url: str, returned: Path) -> None:
