@@ -161,6 +161,6 @@ def order_and_measure(shop: Shop, number: int) -> dict[str, int]:
 def assert_is_flat(early: dict[str, int], late: dict[str, int]) -> None:
     for name in ("tasks", "threads", "descriptors"):
         assert late[name] <= early[name] + COMING_AND_GOING, name
-    clients = late["clients"] - early["clients"]
-    assert late["objects"] - early["objects"] < clients / 2  # not one for each
+    # Not one for each two clients; what comes and goes has some.
+    assert late["objects"] - early["objects"] < 400
     assert late["rss_bytes"] <= early["rss_bytes"] + CACHE_BYTES

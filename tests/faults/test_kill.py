@@ -37,6 +37,7 @@ WORKERS = 4
 UNACKED = 32  # what the design allows beside one a worker
 KILLS = 80
 SOAK_KILLS = 1000
+SOAK_OTHER_KILLS = 120
 _WRITERS = 3
 _EACH_SENDS = 10
 _LIFE_SECONDS = 0.3  # a point that is not reached by then: the kill comes anyway
@@ -348,7 +349,7 @@ def test_kills_under_other_settings_lose_nothing(tmp_path: Path, setting: Settin
 @pytest.mark.soak
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda one: f"{one.backend}-{one.fsync}")
 def test_many_kills_under_other_settings_lose_nothing(tmp_path: Path, setting: Setting) -> None:
-    _torture(tmp_path, KILLS, setting)
+    _torture(tmp_path, SOAK_OTHER_KILLS, setting)
 
 
 def test_every_point_is_still_there() -> None:

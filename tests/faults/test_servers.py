@@ -138,7 +138,8 @@ def test_live_destinations_are_delivered_among_many_dead_ones(tmp_path: Path) ->
 
     with Ingest() as ingest:
         ingest.answer_by(answer)
-        transport = make_transport(path, timeout=TIMEOUT_SECONDS, wait=lambda state: 0.2)
+        # A busy machine may have an answer ready late: what is not heard is sent again.
+        transport = make_transport(path, timeout=1, wait=lambda state: 0.2)
         sent = {project: _send(transport, ingest.url, project) for project in range(projects)}
         live = {sent[project] for project in range(projects) if is_live(project)}
         started = time.monotonic()
@@ -152,15 +153,14 @@ def test_live_destinations_are_delivered_among_many_dead_ones(tmp_path: Path) ->
         transport.close(2)
         check_nothing_lost([*sent.values(), *more], ingest, path)
         assert read_ledger(path)["dead"] == 0
-        repeats = count_repeats(ingest)  # an answer that a busy machine had ready too late
-        assert repeats <= len(live) // 20
+        assert count_repeats(ingest) == 0
     evidence.note(
         "hundreds of projects in one spool, 40% of them dead: silent, answering 500, limited",
         promise=6,
         tried=f"{projects} projects",
         events=len(live) + len(more),
         lost=0,
-        twice=repeats,
+        twice=0,
         seen=f"all live ones after {first:.1f} s, and {second:.1f} s once the dead were known",
     )
 

@@ -85,12 +85,12 @@ def throw(where: str) -> None:
     raise Thrown(where)
 
 
-def locks_held(path: Path, patience_seconds: float = 0.3) -> list[str]:
+def locks_held(path: Path) -> list[str]:
     """Which stay locked: the keeper may have one for a moment, to commit what was left."""
     held = []
     for name in ("write.lock", "queue.lock"):
         try:
-            wait_until(lambda name=name: _is_free(path / name), timeout_seconds=patience_seconds)
+            wait_until(lambda name=name: _is_free(path / name), timeout_seconds=0.3)
         except TimeoutError:
             held.append(name)
     return held
@@ -451,8 +451,7 @@ def throw_into_verb(
         except Thrown:
             acting = False
             thrown += 1
-            # Workers go on, and a busy disk may hold one up in a checkpoint.
-            if held := locks_held(path, patience_seconds=5):
+            if held := locks_held(path):
                 notes.write(f"leaves {held}")
     mine.write(send_to(transport, url))
     assert transport.flush(30)
