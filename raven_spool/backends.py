@@ -119,7 +119,7 @@ def load(target: str) -> Any:
     """
     module, _, attribute = target.partition(":")
     try:
-        return getattr(fork.load(lambda: importlib.import_module(module)), attribute)
+        return getattr(fork.hold_off(lambda: importlib.import_module(module)), attribute)
     except ImportError as error:
         raise BackendUnavailable(f"{target} needs {error.name}") from error
 

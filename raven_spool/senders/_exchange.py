@@ -8,8 +8,8 @@ inheriting from the one that was current at import.
 
 import contextlib
 
-# The first getaddrinfo of a str imports this codec, in C and so past `fork.load`: after a fork in
-# the middle of that the child found none for good ("unknown encoding: idna" at each send).
+# The first getaddrinfo of a str imports this codec, in C and so past `fork.hold_off`: after a fork
+# in the middle of that the child found none for good ("unknown encoding: idna" at each send).
 import encodings.idna  # noqa: F401
 import io
 import os

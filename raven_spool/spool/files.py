@@ -175,6 +175,15 @@ def is_plain(path: str) -> bool:
         return True
 
 
+def size_of(path: str) -> int:
+    """In bytes; 0 also for what is no plain file: nothing is to be read through a link."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
 def is_shared_file(path: str) -> bool:
     """Whether it has another name, and somebody else can have given it this one. In a directory of
     ours alone that is our own doing: a backup by hard links."""

@@ -8,7 +8,8 @@ in C calls no hooks: `notice` tells the child apart, and it stays off what it in
 
 Nor does an import of ours: importlib's lock of a module that another thread is importing stays
 locked in the child for good, and who needs that module there hangs, at exit too (7 of 30 daemons
-that captured and forked at once). What is imported late comes through `load`: a fork waits for it.
+that captured and forked at once). What is imported late comes through `hold_off`: a fork waits for
+it, as it does for what asks SQLite for something without the store.
 """
 
 import os
@@ -20,7 +21,7 @@ from raven_spool.spool import native
 T = TypeVar("T")
 
 # An import takes 0.1 s; one that waits for a lock of the forking thread's own imports, for ever.
-_IMPORT_PATIENCE_SECONDS = 1.0
+_PATIENCE_SECONDS = 1.0
 
 
 class Forkable(Protocol):
@@ -30,7 +31,7 @@ class Forkable(Protocol):
 
 
 _lock: Any = native.make_rlock()
-_imports: Any = native.make_rlock()
+_undivided: Any = native.make_rlock()
 _members: list[Forkable] = []
 _under_way: list["_Fork"] = []
 _pid = os.getpid()  # of the process that has the members
@@ -48,13 +49,13 @@ def is_child() -> bool:
     return _is_child
 
 
-def load(imports: Callable[[], T]) -> T:
-    """Call `imports`, and have no fork in the middle of it."""
-    lock = _imports
+def hold_off(work: Callable[[], T]) -> T:
+    """Call `work`, and have no fork in the middle of it, if it takes less than a second."""
+    lock = _undivided
     # As in Store.write: C calls alone around it, so that no signal leaves the lock held.
     try:
-        lock.acquire(timeout=_IMPORT_PATIENCE_SECONDS)
-        return imports()
+        lock.acquire(timeout=_PATIENCE_SECONDS)
+        return work()
     finally:
         try:
             lock.release()
@@ -82,7 +83,7 @@ def _before() -> None:
     for member in fork.members:
         member.before_fork()
     # After the members' locks, as everywhere: the store looks for its imports under its own.
-    _imports.acquire(timeout=_IMPORT_PATIENCE_SECONDS)
+    _undivided.acquire(timeout=_PATIENCE_SECONDS)
 
 
 def _after_in_parent() -> None:
@@ -98,7 +99,7 @@ def _let_go() -> bool:
     """Where it was cut short, what is done again does nothing."""
     fork = _own_fork()
     if fork is not None:
-        _release(_imports)
+        _release(_undivided)
         for member in reversed(fork.members):
             member.after_fork_in_parent()
         _release(_lock)
@@ -139,9 +140,9 @@ def notice() -> None:
 
 
 def _begin_life() -> bool:
-    global _lock, _imports, _pid, _is_child
+    global _lock, _undivided, _pid, _is_child
     _lock = native.make_rlock()
-    _imports = native.make_rlock()
+    _undivided = native.make_rlock()
     _pid = os.getpid()
     _is_child = True
     _under_way.clear()

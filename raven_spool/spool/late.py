@@ -25,7 +25,7 @@ def load_queue() -> "type[EventQueue]":
         SpoolBusy: it is being imported further down this thread's stack.
     """
     try:
-        return fork.load(_import_queue)
+        return fork.hold_off(_import_queue)
     except BaseException as error:
         if "raven_spool.spool.queue" not in sys.modules:
             _forget("persistqueue")

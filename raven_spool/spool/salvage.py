@@ -21,7 +21,14 @@ from raven_spool.spool.places import MEMORY, list_generations
 from raven_spool.spool.rows import StoredRow
 from raven_spool.spool.store import Store
 from raven_spool.spool.stored import DAMAGED, ENDPOINTS, is_whole
-from raven_spool.spool.wreck import Progress, Wreck, progress_text, read_progress, table_of
+from raven_spool.spool.wreck import (
+    Progress,
+    Unreadable,
+    Wreck,
+    progress_text,
+    read_progress,
+    table_of,
+)
 
 if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue
@@ -127,16 +134,39 @@ class Salvage:
 
     def _advance(self) -> tuple[bool, str]:
         name = self._wrecks[0]
-        outcome = self._store.write(lambda queue: self._bring_back(queue, name), _PATIENCE_SECONDS)
+        try:
+            outcome = self._store.write(
+                lambda queue: self._bring_back(queue, name), _PATIENCE_SECONDS
+            )
+        except Unreadable:
+            outcome = "broken"
         if outcome == "moved":  # another leader, or we again, in a fresh file: look anew
             self._seen = ("", 0)
             return True, ""
         if outcome == "broken":
-            self._store.read(lambda queue: self._wreck(queue, name).mend())
+            self._mend(name)
         if outcome in ("", "broken"):
             return True, ""
         self._wrecks.remove(name)
         return bool(self._wrecks), "" if outcome == "removed" else outcome
+
+    def _mend(self, name: str) -> None:
+        wreck = self._store.read(lambda queue: self._wreck(queue, name))
+        try:
+            wreck.mend()  # without the store's lock: those who send do not wait for it
+        except OSError:
+            if not self._store.write(lambda queue: self._pass_over(queue, name), _PATIENCE_SECONDS):
+                raise
+
+    def _pass_over(self, queue: "EventQueue", name: str) -> bool:
+        """Without a copy: what can't be read is left in the file, if there is a way into it."""
+        wreck, progress = self._wreck(queue, name), self._progress(queue, name)
+        with wreck.opened() as connection:
+            if connection is None:
+                return False
+        progress.is_kept = True
+        self._commit(queue, name, progress, [], {})
+        return True
 
     def _bring_back(self, queue: "EventQueue", name: str) -> str:
         """One batch. "": there is more; "broken": a mended copy is needed; "moved":
@@ -175,8 +205,9 @@ class Salvage:
         progress.is_kept = progress.is_kept or len(rows) < len(found)
         for lane, count in Counter(row.lane for row in rows).items():
             progress.back[str(lane)] = progress.back.get(str(lane), 0) + count
-        lost = _missing(wreck.kept(connection), progress) if progress.is_done else {}
-        progress.is_kept = progress.is_kept or bool(lost)
+        kept = wreck.kept(connection) if progress.is_done else {}
+        lost = _missing(kept or {}, progress)
+        progress.is_kept = progress.is_kept or kept is None or bool(lost)
         # Before the transaction: were it rolled back, the book would know lanes that are not there.
         lanes = {
             lane: self._book.lane_id(queue, *wreck.lane(connection, lane))

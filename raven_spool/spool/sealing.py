@@ -81,7 +81,7 @@ class Seal:
     def _load(self) -> dict[str, Any]:
         """Ciphers by the ids of their keys, in the order of these."""
         if not self._ciphers:
-            make = fork.load(_import_cipher)
+            make = fork.hold_off(_import_cipher)
             if any(len(key) != KEY_BYTES for key in self._keys):
                 raise ConfigurationError("encryption_key can't be used: no event goes to the disk")
             self._ciphers = {_name(key): make(key) for key in self._keys}

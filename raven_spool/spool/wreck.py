@@ -1,34 +1,31 @@
 """A generation that was put aside, read as far as it can be read.
 
 Nothing is committed to it any more: every commit looks behind the gate whether `current` has moved.
-It is opened read-only and its files stay as they lie. Where its schema is broken, a copy is read
-that has those pages from a fresh file: the tables of all spools begin on the same pages.
+It is opened read-only and its files stay as they lie. Where SQLite does not find its way in them,
+a mended copy is read (mending.py).
 """
 
 import contextlib
 import json
 import os
-import shutil
 import sqlite3
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from raven_spool.model import Destination
 from raven_spool.spool.complaints import SQLITE_ERRORS
-from raven_spool.spool.files import create_private, is_plain
+from raven_spool.spool.files import is_plain, size_of
 from raven_spool.spool.lanes import LOST, read_destination
-from raven_spool.spool.late import load_queue
+from raven_spool.spool.mending import mend
 from raven_spool.spool.names import BESIDE
-from raven_spool.spool.places import DATABASE, MEMORY
+from raven_spool.spool.places import DATABASE
 from raven_spool.spool.rows import STORED_COLUMNS, StoredRow, cast
 from raven_spool.spool.schema import find_foreign
 
 if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue
 
-_PAGE_BYTES = 4096
 _MENDED = "mended.db"
 _AT_ONCE = 64  # in one go, behind the gate: a few milliseconds
 _LOOKS = 500
@@ -45,6 +42,10 @@ class Progress:
     back: dict[str, int] = field(default_factory=dict)  # events, by their old lane
     is_done: bool = False
     is_kept: bool = False  # something in it could not be read
+
+
+class Unreadable(Exception):
+    """A copy may have more."""
 
 
 class Wreck:
@@ -76,13 +77,13 @@ class Wreck:
 
     @property
     def is_mended(self) -> bool:
-        return _size(self._file(_MENDED)) > 0
+        return size_of(self._file(_MENDED)) > 0
 
     @property
     def holds_nothing(self) -> bool:
         """Begun by a process that died before it was published."""
-        if not _size(self._file(DATABASE)):
-            return not _size(self._file(DATABASE + "-wal"))
+        if not size_of(self._file(DATABASE)):
+            return not size_of(self._file(DATABASE + "-wal"))
         if not _may_be_opened(self._file(DATABASE)):
             return False
         with contextlib.closing(_connect(self._file(DATABASE))) as connection:
@@ -93,31 +94,18 @@ class Wreck:
             return bool(found == (0,))
 
     def mend(self) -> None:
-        """Make the copy."""
-        copy = self._file(_MENDED)
-        with contextlib.closing(
-            load_queue()(MEMORY, synchronous="NORMAL", max_pages=64, checkpoint_pages=0)
-        ) as fresh:
-            image = fresh.connection.serialize()
-            schema_pages = _schema_pages(fresh.connection, len(image) // _PAGE_BYTES)
-        page = bytearray(image[:_PAGE_BYTES])
-        page[18:20] = b"\x02\x02"  # there may be a WAL
-        page[28:32] = bytes(4)  # as many pages as the log says, or else the file has
-        page[32:40] = bytes(8)  # no free pages: nothing will be written
-        _copy(self._file(DATABASE), copy + ".new")
-        _copy(self._file(DATABASE + "-wal"), copy + "-wal")
-        with open(copy + ".new", "r+b") as file:
-            file.write(page)
-            for number in schema_pages:
-                file.seek((number - 1) * _PAGE_BYTES)
-                file.write(image[(number - 1) * _PAGE_BYTES : number * _PAGE_BYTES])
-        os.rename(copy + ".new", copy)
+        """Make the copy; raises OSError as `mending` does."""
+        mend(self._file(DATABASE), self._file(_MENDED), self._table)
 
     # -- rows ---------------------------------------------------------------------------------
 
     def read(self, connection: sqlite3.Connection, progress: Progress) -> list[StoredRow]:
         """Some more rows, oldest first. Each is looked up by its own id: in a broken tree a walk
-        along the leaves may meet one twice, stray elsewhere, or end too early."""
+        along the leaves may meet one twice, stray elsewhere, or end too early.
+
+        Raises:
+            Unreadable: the first time that something is, while there is no copy yet.
+        """
         rows: list[StoredRow] = []
         size = 0
         for _ in range(_LOOKS):
@@ -132,7 +120,9 @@ class Wreck:
     def _next(self, connection: sqlite3.Connection, progress: Progress) -> StoredRow | None:
         try:
             row = self._row(connection, progress.last + 1)
-        except SQLITE_ERRORS:
+        except SQLITE_ERRORS as error:
+            if not (progress.is_kept or self.is_mended):
+                raise Unreadable from error
             row, progress.is_kept = None, True
         if row is None:
             self._step_over(connection, progress)
@@ -183,15 +173,15 @@ class Wreck:
             return LOST, "error"
         return read_destination(settings), category or "error"
 
-    def kept(self, connection: sqlite3.Connection) -> dict[int, int]:
-        """How many events its ledger says each lane has; nothing, where that can't be read."""
+    def kept(self, connection: sqlite3.Connection) -> dict[int, int] | None:
+        """How many events its ledger says each lane has; None where that can't be read."""
         try:
             rows = connection.execute(
                 f"SELECT id, {cast('ready', int)} + {cast('dead', int)} FROM lanes"
             )
             return {int(lane): int(count) for lane, count in rows if 0 < count < 1 << 32}
         except SQLITE_ERRORS:
-            return {}
+            return None
 
     def notes(self, connection: sqlite3.Connection) -> list[tuple[str, str]]:
         """What it knew of older ones."""
@@ -232,13 +222,6 @@ def progress_text(progress: Progress) -> str:
     return json.dumps({name: getattr(progress, name) for name in Progress.__slots__})
 
 
-def _schema_pages(fresh: sqlite3.Connection, count: int) -> list[int]:
-    """Those of a fresh file, beside the first, that are no table's or index' root: in an empty
-    one these are all of its schema."""
-    roots = {row[0] for row in fresh.execute("SELECT rootpage FROM sqlite_master")}
-    return [number for number in range(2, count + 1) if number not in roots]
-
-
 def table_of(queue: "EventQueue") -> str:
     return str(queue._table_name)
 
@@ -257,23 +240,6 @@ def _connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-def _copy(source: str, target: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(target)
-    create_private(target)
-    if _size(source):
-        shutil.copyfile(source, target, follow_symlinks=True)
-
-
 def _may_be_opened(path: str) -> bool:
     """Not where a pipe would have SQLite wait for ever, or a link would lead it elsewhere."""
-    return _size(path) > 0 and all(is_plain(path + suffix) for suffix in BESIDE)
-
-
-def _size(path: str) -> int:
-    """0 also for what is no file of ours: nothing is read through a link."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return size_of(path) > 0 and all(is_plain(path + suffix) for suffix in BESIDE)

@@ -1,0 +1,149 @@
+"""A copy of a broken file in which SQLite finds what is still there.
+
+The schema's pages are from a fresh file: the tables of all spools begin on the same pages. Where
+the tree of the events' table is broken, one is grown anew over its leaves (btree.py).
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from raven_spool.spool import btree, fork
+from raven_spool.spool.complaints import SQLITE_ERRORS
+from raven_spool.spool.files import create_private, size_of
+from raven_spool.spool.late import load_queue
+from raven_spool.spool.names import LOG
+from raven_spool.spool.places import MEMORY
+from raven_spool.spool.rows import StoredRow
+from raven_spool.spool.schema import PAGE_BYTES
+
+_UNFINISHED = ".new"
+_MAGIC = b"SQLite format 3\0"
+_VERSIONS, _PAGE_COUNT, _FREELIST = slice(18, 20), slice(28, 32), slice(32, 40)  # in the header
+_WITH_LOG, _WITHOUT_LOG = b"\x02\x02", b"\x01\x01"
+_AS_THE_FILE_HAS = bytes(4)
+_UNKNOWN = b"\xff" * 8
+_ALIVE = (
+    "SELECT _id FROM {table} INDEXED BY events_ready WHERE status < 2",
+    "SELECT _id FROM {table} INDEXED BY events_dead WHERE status >= 2",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """What an empty spool's file begins with."""
+
+    pages: dict[int, bytes]  # the first, and all others of the schema
+    root: int  # of the events' table
+
+
+def mend(database: str, target: str, table: str) -> None:
+    """Make the copy of `database` and its log at `target`. No store's lock may be held: it takes
+    seconds where there are a million events.
+
+    Raises:
+        OSError: there is no room for it, or what lies there can't be read.
+
+    Crash:
+        There is no `target`; what was begun is removed by the next who tries.
+    """
+    _remove_unfinished(target)
+    copy = f"{target}.{secrets.token_hex(4)}{_UNFINISHED}"  # of an old leader that woke, too
+    try:
+        _check_room(database)
+        _copy(database, copy)
+        _copy(database + LOG, copy + LOG)
+        fresh = fork.hold_off(lambda: _make_fresh(table))
+        with open(copy, "r+b") as file:
+            _put_schema(file, fresh, _WITH_LOG)
+        fork.hold_off(lambda: _take_in_log(copy))
+        with open(copy, "r+b") as file:
+            _put_schema(file, fresh, _WITHOUT_LOG)
+            file.flush()
+            if not btree.is_whole(file, fresh.root):
+                _regrow(file, copy, table, fresh.root)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(copy, target)
+    finally:
+        _remove_unfinished(copy.removesuffix(_UNFINISHED))
+
+
+def _remove_unfinished(path: str) -> None:
+    directory, name = os.path.split(path)
+    for found in os.listdir(directory):
+        if found.startswith(f"{name}.") and _UNFINISHED in found:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(directory, found))
+
+
+def _check_room(database: str) -> None:
+    """Half of what is free is left to those who send."""
+    found = os.statvfs(os.path.dirname(database))
+    if 2 * size_of(database) > found.f_bavail * found.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), database)
+
+
+def _copy(source: str, target: str) -> None:
+    create_private(target)
+    if size_of(source):
+        shutil.copyfile(source, target)
+
+
+def _make_fresh(table: str) -> _Fresh:
+    with contextlib.closing(
+        load_queue()(MEMORY, synchronous="NORMAL", max_pages=64, checkpoint_pages=0)
+    ) as queue:
+        image = queue.connection.serialize()
+        roots = dict(
+            queue.connection.execute(
+                "SELECT '`' || name || '`', rootpage FROM sqlite_master WHERE rootpage > 0"
+            )
+        )
+    # What is no table's or index' root is, in an empty file, all of its schema.
+    numbers = set(range(1, len(image) // PAGE_BYTES + 1)) - {*roots.values()}
+    pages = {number: image[(number - 1) * PAGE_BYTES : number * PAGE_BYTES] for number in numbers}
+    return _Fresh(pages, roots[table])
+
+
+def _put_schema(file: BinaryIO, fresh: _Fresh, versions: bytes) -> None:
+    was = btree.read_page(file, 1)
+    first = bytearray(fresh.pages[1])
+    first[_VERSIONS] = versions
+    first[_PAGE_COUNT] = _AS_THE_FILE_HAS
+    first[_FREELIST] = was[_FREELIST] if was.startswith(_MAGIC) else _UNKNOWN
+    for number, page in {**fresh.pages, 1: bytes(first)}.items():
+        btree.write_page(file, number, page)
+
+
+def _take_in_log(copy: str) -> None:
+    # A log whose schema SQLite can't read is not ours: the file is read without it.
+    with contextlib.suppress(*SQLITE_ERRORS), contextlib.closing(sqlite3.connect(copy)) as opened:
+        opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+
+def _regrow(file: BinaryIO, copy: str, table: str, root: int) -> None:
+    """Free pages still show events that were delivered: without their list the indexes, which
+    know of none that is gone, say which rows there are; without both, nobody can tell."""
+    free = btree.find_free(file)
+    alive = fork.hold_off(lambda: _read_alive(copy, table)) if free is None else None
+    if free is None and alive is None:
+        return
+    places = btree.find_rows(file, len(StoredRow._fields), free or set())
+    if alive is not None:
+        places = (place for place in places if place >> 32 in alive)
+    btree.grow(file, root, places)
+
+
+def _read_alive(copy: str, table: str) -> set[int] | None:
+    """The ids that the indexes have; None where they can't be read to their ends. A million take
+    60 MB."""
+    with contextlib.suppress(*SQLITE_ERRORS), contextlib.closing(sqlite3.connect(copy)) as opened:
+        opened.execute("PRAGMA trusted_schema = OFF")
+        return {key for sql in _ALIVE for (key,) in opened.execute(sql.format(table=table))}
+    return None
