@@ -118,8 +118,8 @@ def grow(file: BinaryIO, root: int, places: Iterable[Place]) -> None:
 
     A row that is in two places, one of them left behind by a change, is found in one of them.
     """
-    moved = _append(file, read_page(file, root))  # where it is a leaf, it will be one no more
     by_page = itertools.groupby(sorted(places), key=lambda place: place & _PAGE)
+    moved = _append(file, read_page(file, root))  # where it is a leaf, it will be one no more
     children = [(moved if page == root else page, max(run) >> 32) for page, run in by_page]
     while len(children) > _MOST_CHILDREN:
         groups = _share_out(children)
