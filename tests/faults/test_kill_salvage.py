@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from raven_spool.spool import Spool, wreck
+from raven_spool.spool import Spool, btree, wreck
 from tests.faults.children import Child, Notes
 from tests.faults.events import event_table, read_ledger, stored_ids
 from tests.faults.test_salvage import close, fill, garble_header
@@ -25,7 +25,7 @@ KILLS = 8
 SOAK_KILLS = 200
 _EVENTS = 6
 _AT_ONCE = 2  # in one go, so that there are several
-_WITHIN = r"raven_spool/spool/(store|places|files|salvage|wreck)\.py"
+_WITHIN = r"raven_spool/spool/(store|places|files|salvage|wreck|mending|btree)\.py"
 
 
 # -- files that are left --------------------------------------------------------------------------
@@ -39,6 +39,21 @@ def name_no_generation(path: Path) -> None:
 def break_header(path: Path) -> None:
     """It is read from a copy with another first page."""
     garble_header(database_of(path))
+
+
+def lose_the_root(path: Path) -> None:
+    """It is read from a copy in which the leaves have another."""
+    with contextlib.closing(sqlite3.connect(database_of(path))) as connection:
+        table = event_table(connection)
+        connection.execute(f"UPDATE {table} SET history = printf('%.*c', 1500, 'x')")  # 2 in a leaf
+        connection.commit()
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = ?", (table.strip('"'),)
+        ).fetchone()
+    with database_of(path).open("r+b") as file:
+        assert btree.read_page(file, root)[0] == btree._INTERIOR
+        btree.write_page(file, root, bytes(4096))
+    name_no_generation(path)
 
 
 def lose_an_event(path: Path) -> None:
@@ -60,7 +75,7 @@ def break_again(path: Path) -> None:
     name_no_generation(path)
 
 
-DAMAGES = [name_no_generation, break_header, lose_an_event, break_again]
+DAMAGES = [name_no_generation, break_header, lose_the_root, lose_an_event, break_again]
 
 
 def database_of(path: Path) -> Path:
