@@ -38,6 +38,7 @@ T = TypeVar("T")
 _LEAST_PAGES = 64
 _FORK_PATIENCE_SECONDS = 1.0
 _CLOSE_PATIENCE_SECONDS = 0.1
+_AS_LONG_AS_IT_TAKES = -1.0  # as Python's locks have it
 _RETRY_OPEN_SECONDS = 5.0  # an unusable path is not tried again at every send
 
 # Redis' words, SQLite's pragma. `everysec` syncs apart from the commit (keeper.py).
@@ -90,45 +91,44 @@ class Store:
             Before the statement ended: nothing. After: all of it.
         """
         deadline = time.monotonic() + timeout_seconds
-        lock, pid = self._own_lock()
-        # No signal can leave a lock behind: Python looks for signals after calls and at the
-        # start of Python functions, so each C call below has done its work before an exception
-        # can come out of it, and the gate, which is Python, is freed in two tries. To free what
-        # was not taken is harmless for a flock and an error to ignore for the RLock.
-        try:
-            if not lock.acquire(timeout=max(0.0, timeout_seconds)):
-                raise SpoolBusy(f"the spool {self.path} is in use by this process")
-            return self._freeing_gate(
-                lambda: self._through_forks(
-                    lambda: self._write_gated(operation, deadline, adds_events), pid
-                ),
-                pid,
-            )
-        finally:
-            try:
-                lock.release()
-            except RuntimeError:
-                pass
+
+        def attempt(pid: int) -> T:
+            gated = functools.partial(self._write_gated, operation, deadline, adds_events)
+            return self._freeing_gate(lambda: self._through_forks(gated, pid), pid)
+
+        return self._holding_lock(attempt, max(0.0, timeout_seconds))
 
     def read(self, operation: Callable[["EventQueue"], T], timeout_seconds: float = 1.0) -> T:
         """Run `operation`, which writes nothing. Readers need no gate."""
         deadline = time.monotonic() + timeout_seconds
-        lock, pid = self._own_lock()
-        try:
-            if not lock.acquire(timeout=timeout_seconds):
-                raise SpoolBusy(f"the spool {self.path} is in use by this process")
-            return self._through_forks(lambda: self._read(operation, deadline, pid), pid)
-        finally:
-            try:
-                lock.release()
-            except RuntimeError:
-                pass
+        return self._holding_lock(
+            lambda pid: self._through_forks(lambda: self._read(operation, deadline, pid), pid),
+            timeout_seconds,
+        )
 
     def _read(self, operation: Callable[["EventQueue"], T], deadline: float, pid: int) -> T:
         self._check_lost()
         if self._queue is None or self._place.has_moved():
             self._freeing_gate(functools.partial(self._open_gated, deadline), pid)
         return self._operate(operation)
+
+    # No signal can leave a lock behind: Python looks for signals after calls and at the start of
+    # Python functions, so each C call below has done its work before an exception can come out
+    # of it, and the gate, which is Python, is freed in two tries. To free what was not taken is
+    # harmless for a flock and an error to ignore for the RLock.
+
+    def _holding_lock(self, attempt: Callable[[int], T], timeout_seconds: float) -> T:
+        """`attempt` is told which process we are: a signal handler may fork in the middle."""
+        lock, pid = self._own_lock()
+        try:
+            if not lock.acquire(timeout=timeout_seconds):
+                raise SpoolBusy(f"the spool {self.path} is in use by this process")
+            return attempt(pid)
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass
 
     def _freeing_gate(self, attempt: Callable[[], T], pid: int) -> T:
         freed = False
@@ -374,16 +374,10 @@ class Store:
             Before `current` was replaced: it is found broken again. After: done.
         """
         deadline = time.monotonic() + timeout_seconds
-        lock, pid = self._own_lock()
-        try:
-            if not lock.acquire(timeout=timeout_seconds):
-                raise SpoolBusy(f"the spool {self.path} is in use by this process")
-            return self._freeing_gate(lambda: self._quarantine(broken, deadline), pid)
-        finally:
-            try:
-                lock.release()
-            except RuntimeError:
-                pass
+        return self._holding_lock(
+            lambda pid: self._freeing_gate(lambda: self._quarantine(broken, deadline), pid),
+            timeout_seconds,
+        )
 
     def _quarantine(self, broken: str, deadline: float) -> bool:
         self._enter()
@@ -405,15 +399,9 @@ class Store:
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
-        lock, pid = self._own_lock()
-        try:
-            lock.acquire()
-            self._freeing_gate(self._close_gated, pid)
-        finally:
-            try:
-                lock.release()
-            except RuntimeError:
-                pass
+        self._holding_lock(
+            lambda pid: self._freeing_gate(self._close_gated, pid), _AS_LONG_AS_IT_TAKES
+        )
 
     def _close_gated(self) -> None:
         if self._queue is not None:
