@@ -26,7 +26,7 @@ _MOST_ID = (1 << 56) - 1  # a longer varint is made otherwise; no spool gives so
 _PAGE = (1 << 32) - 1
 _LOCKS = (1 << 30) // PAGE_BYTES + 1  # SQLite's locks are on it: never used
 
-Place = int  # of a row: its id, and in the lower 32 bits its page. A million take 40 MB
+Place = int  # of a row: its id, and in the lower 32 bits its page. A million take 60 MB
 
 
 def read_page(file: BinaryIO, number: int) -> bytes:
