@@ -56,8 +56,10 @@ def mend(database: str, target: str, table: str) -> None:
     copy = f"{target}.{secrets.token_hex(4)}{_UNFINISHED}"  # of an old leader that woke, too
     try:
         _check_room(database)
-        _copy(database, copy)
+        # The log first: who has it open still may bring it into the file, and remove it. Nobody
+        # adds to it.
         _copy(database + LOG, copy + LOG)
+        _copy(database, copy)
         fresh = fork.hold_off(lambda: _make_fresh(table))
         with open(copy, "r+b") as file:
             _put_schema(file, fresh, _WITH_LOG)

@@ -154,12 +154,16 @@ class Salvage:
         wreck = self._store.read(lambda queue: self._wreck(queue, name))
         try:
             wreck.mend()  # without the store's lock: those who send do not wait for it
+        except FileNotFoundError:
+            return  # another leader has begun anew, and removed what we had
         except OSError:
             if not self._store.write(lambda queue: self._pass_over(queue, name), _PATIENCE_SECONDS):
                 raise
 
     def _pass_over(self, queue: "EventQueue", name: str) -> bool:
         """Without a copy: what can't be read is left in the file, if there is a way into it."""
+        if not self._leadership.still_leads(queue):
+            return True
         wreck, progress = self._wreck(queue, name), self._progress(queue, name)
         with wreck.opened() as connection:
             if connection is None:

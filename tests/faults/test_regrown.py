@@ -24,6 +24,7 @@ EVENTS = 2_000
 DELIVERED = range(1, 700)
 BURIED = range(700, 705)
 KEPT = range(700, EVENTS + 1)
+MORE = range(EVENTS + 1, EVENTS + 6)
 ROUNDS = 8
 SOAK_ROUNDS = 300
 
@@ -72,7 +73,9 @@ def database_of(path: Path) -> Path:
 
 
 def roots(database: Path) -> dict[str, int]:
-    with contextlib.closing(sqlite3.connect(database)) as connection:
+    """Read in a way that leaves its log alone."""
+    uri = f"file:{database}?immutable=1"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
         found = dict(connection.execute("SELECT name, rootpage FROM sqlite_master"))
         return {**found, "events": found[event_table(connection).strip('"')]}
 
@@ -90,6 +93,13 @@ def inner_pages(database: Path) -> list[int]:
         found = [number for number in children if btree.read_page(file, number)[0] == 5]
     assert found, "the tree has one floor only"
     return found
+
+
+def pages_in_log(database: Path) -> set[int]:
+    """sqlite.org/fileformat2.html, 4.1."""
+    log = database.with_name("data.db-wal").read_bytes()
+    assert len(log) > 32
+    return {int.from_bytes(log[at : at + 4], "big") for at in range(32, len(log), 24 + PAGE)}
 
 
 # -- what is overwritten --------------------------------------------------------------------------
@@ -179,20 +189,54 @@ def test_what_is_in_the_log_comes_back_and_what_it_deletes_does_not(
 ) -> None:
     """As after a SIGKILL: the file alone is older."""
     spool = Spool(str(path), fsync="no")
-    for number in range(EVENTS + 1, EVENTS + 51):
+    for number in MORE:
         assert spool.enqueue(event(number, body=body(number)), HERE)
-    deliver(spool, [1000, 1001])
+    deliver(spool, [1990, 1991])
     assert database_of(path).with_name("data.db-wal").stat().st_size > 0
     killed = copy(path, tmp_path / "killed")
     close(spool)
-    one_inner_page(database_of(killed))  # one that the log has not
-    put_aside(killed)
+    assert inner_pages(database_of(killed))[0] not in pages_in_log(database_of(killed))
+    one_inner_page(database_of(killed))
+    (killed / "current").unlink()
 
     spool = bring_back(killed)
 
     found = Counter(key.event_id for key in spool.list_keys(limit=2 * EVENTS))
-    wanted = {*KEPT, *range(EVENTS + 1, EVENTS + 51)} - {1000, 1001}
+    wanted = {*KEPT, *MORE} - {1990, 1991}
     assert found == Counter(event(number).event_id for number in wanted)
+    close(spool)
+
+
+def test_log_that_is_taken_in_by_another_in_the_middle_of_the_copying(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a process that had the broken file open, and leaves it."""
+    spool = Spool(str(path), fsync="no")
+    for number in MORE:
+        assert spool.enqueue(event(number, body=body(number)), HERE)
+    killed = copy(path, tmp_path / "killed")
+    close(spool)
+    database = database_of(killed)
+    assert inner_pages(database)[0] not in pages_in_log(database)
+    one_inner_page(database)
+    other = sqlite3.connect(database, isolation_level=None)
+    other.execute("SELECT COUNT(*) FROM lanes").fetchone()
+    (killed / "current").unlink()
+    copy_file, copied = shutil.copyfile, []
+
+    def copy_and_leave(source: str, target: str) -> None:
+        copy_file(source, target)
+        copied.append(source)
+        other.close()
+        assert not database.with_name("data.db-wal").exists()
+
+    monkeypatch.setattr(shutil, "copyfile", copy_and_leave)
+
+    spool = bring_back(killed)
+
+    assert len(copied) == 2
+    found = Counter(key.event_id for key in spool.list_keys(limit=2 * EVENTS))
+    assert found == Counter(event(n).event_id for n in (*KEPT, *MORE))
     close(spool)
 
 
