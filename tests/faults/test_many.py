@@ -1,6 +1,7 @@
 """Very many destinations in one spool, half of them dead; many processes when a server is back."""
 
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -149,6 +150,13 @@ def _client(path: Path, url: str, notes: Notes) -> None:
     wait_for_ever()
 
 
+def _is_known_dead(path: Path) -> bool:
+    """On a busy machine all may be stored before the first is tried."""
+    (database,) = path.glob("g-*/data.db")
+    with closing(sqlite3.connect(database, timeout=5)) as connection:
+        return connection.execute("SELECT MAX(failures) FROM lanes").fetchone() > (0,)
+
+
 def check_return(path: Path, processes: int) -> None:
     """Of all processes one leads: one probe, then 1, 2, 4 at once, however many wait."""
     crowd, notes = Crowd(), Notes(path.with_name("notes"))
@@ -159,6 +167,7 @@ def check_return(path: Path, processes: int) -> None:
         children = [Child(_client, path, url, notes) for _ in range(processes)]
         try:
             returned = notes.wait_for(processes * _EACH, timeout_seconds=90)
+            wait_until(lambda: _is_known_dead(path), what="an attempt in vain")
             ingest.start()
             ingest.wait_for(len(returned), timeout_seconds=90)
             wait_until(lambda: read_ledger(path)["ready"] == 0, what="the last acks")
@@ -168,7 +177,8 @@ def check_return(path: Path, processes: int) -> None:
         check_nothing_lost(returned, ingest, path)
         requests, connections = ingest.requests, ingest.connections
         repeats = count_repeats(ingest)
-    assert all(at_once <= most for at_once, most in zip(crowd.in_order, _RAMP, strict=False))
+    started = crowd.in_order[: len(_RAMP)]
+    assert all(at_once <= most for at_once, most in zip(started, _RAMP, strict=True)), started
     assert max(crowd.in_order) <= _WORKERS
     assert repeats == 0
     first = sum(seen.at < requests[0].at + 1 for seen in requests)
