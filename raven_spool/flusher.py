@@ -174,9 +174,11 @@ class Flusher:
             return  # one is being sent from memory: not now
         while page := refuge.spool.page(state=State.READY, after_id=0, limit=_MOVED_AT_ONCE):
             for stored in page:
-                if not self.spool.enqueue(stored.event, stored.destination):
-                    return
+                key = self.spool.enqueue(stored.event, stored.destination)
+                # Also where it waits in the spool's own line now: that will commit it.
                 refuge.spool.drop([stored.id], "moved")
+                if not key:
+                    return
         self._count_at_home(refuge)
 
     def _count_at_home(self, refuge: "Flusher") -> None:

@@ -1,5 +1,6 @@
 """SpoolTransport as raven 6.10.0 uses it: as a class, as an instance, with a DSN's options."""
 
+import fcntl
 import json
 import logging
 import os
@@ -311,6 +312,28 @@ def test_events_in_memory_survive_close_and_come_home_when_the_path_heals(spool_
     stored = {one.event.event_id for one in transport.flusher.spool.page(limit=1000)}
     assert stored == set(ids)
     assert transport.stats()["accepted"] == len(ids)
+
+
+def test_events_that_come_home_to_a_busy_spool_are_sent_once(ingest, spool_path):
+    """One of them is left to the spool's waiting line then: memory must not send it as well."""
+    with open(spool_path, "w") as in_the_way:
+        in_the_way.write("not a directory")
+    ingest.stop()
+    transport = SpoolTransport(spool_path=spool_path, wait=lambda state: 0.01)
+    ids = capture(make_client(ingest.dsn(), transport), 3)
+    os.unlink(spool_path)
+    ours = transport.flusher
+    ours.spool.look_again()
+    ours.spool.stats()  # it is there now
+    with open(os.path.join(spool_path, "write.lock"), "r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ours._start_homecoming()
+        wait_until(lambda: not ours._homing.locked(), what="the way home")
+        assert ours.spool.volatile == 1
+        ingest.start()
+        wait_until(lambda: len(ingest.event_ids()) >= 2, what="what memory still has")
+    assert transport.flush(20)
+    assert sorted(ingest.event_ids()) == sorted(ids)
 
 
 def test_programs_that_only_enqueue_tell_that_nobody_delivers(ingest, spool_path, caplog):
