@@ -170,16 +170,21 @@ class Flusher:
             Between the commit and the removal from memory there is nothing to lose: one event is
             in the spool, the others are lost as volatile ones are.
         """
-        if refuge._has_old_workers():
-            return  # one is being sent from memory: not now
+        with refuge._lock:  # nobody begins to send from memory meanwhile
+            if refuge._runtimes or refuge._has_old_workers():
+                return  # somebody has: not now
+            if self._move_all(refuge):
+                self._count_at_home(refuge)
+
+    def _move_all(self, refuge: "Flusher") -> bool:
         while page := refuge.spool.page(state=State.READY, after_id=0, limit=_MOVED_AT_ONCE):
             for stored in page:
                 key = self.spool.enqueue(stored.event, stored.destination)
                 # Also where it waits in the spool's own line now: that will commit it.
                 refuge.spool.drop([stored.id], "moved")
                 if not key:
-                    return
-        self._count_at_home(refuge)
+                    return False
+        return True
 
     def _count_at_home(self, refuge: "Flusher") -> None:
         """What memory had no room for goes into the spool's ledger.

@@ -132,9 +132,7 @@ def test_killed_worker_is_replaced_with_the_next_send(green, client, ingest):
     assert {first, second} == set(ingest.event_ids())
 
 
-def test_hub_that_its_program_has_left_lets_other_processes_drain(
-    green, ingest, path, monkeypatch
-):
+def test_hub_that_its_program_has_left_lets_other_processes_drain(green, ingest, path, monkeypatch):
     monkeypatch.setattr(loop_runtime, "_WATCH_SECONDS", 0.05)
     monkeypatch.setattr(loop_runtime, "_PATIENCE_SECONDS", 0.1)
     # Else a second attempt may be under way when the hub is left, and that is given its timeout.
