@@ -25,7 +25,7 @@ demo: $(READY) $(SERVER_READY)  ## Capture while a real server is down, kill -9,
 	@$(BIN)/python -m examples.demo
 
 test: $(READY) $(SERVER_READY)  ## All tests but the long fault tests
-	@RAVEN_SPOOL_BUGSINK_VENV=$(CURDIR)/$(SERVER_VENV) $(BIN)/pytest -q -n 4 --dist loadgroup --no-loadscope-reorder -m 'not soak' $(ARGS)
+	@RAVEN_SPOOL_BUGSINK_VENV=$(CURDIR)/$(SERVER_VENV) $(BIN)/pytest -q -n 5 --dist loadgroup --no-loadscope-reorder -m 'not soak' $(ARGS)
 
 check: lint types test  ## What CI runs
 

@@ -1,11 +1,15 @@
 """Settings all tests share."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.support.memory import memory_directory
 
 # `ci` is the same on every machine and at every run; HYPOTHESIS_PROFILE=soak searches on.
 _DISK = [HealthCheck.too_slow, HealthCheck.data_too_large]  # examples that write real files
@@ -14,6 +18,13 @@ settings.register_profile(
     "soak", max_examples=2000, deadline=None, suppress_health_check=_DISK, print_blob=True
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """As `tmp_path`, for tests that sync very often and are about no disk."""
+    with memory_directory() as path:
+        yield path
 
 
 # Where the long groups are: they start first, for the last one to end bounds the whole run.

@@ -3,13 +3,10 @@ it finds, and nobody writes elsewhere."""
 
 import contextlib
 import dataclasses
-import functools
 import io
 import json
 import logging
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,6 +25,7 @@ from tests.support.damage import EVENTS, FILES, Change, apply, changes, replace,
 from tests.support.drains import BAD, BROKEN, OK, Process, limited
 from tests.support.fuzzing import lengths, note_searches, option_texts, search
 from tests.support.ingest import Ingest
+from tests.support.memory import memory_directory
 from tests.support.spools import discard, ended, event
 from tests.support.waiting import wait_until
 
@@ -37,12 +35,6 @@ COMMANDS = (
     ("check",), ("check", "--json"),
 )  # fmt: skip
 FINDINGS = {Exit.DONE, Exit.CORRUPT, Exit.NO_SPOOL, Exit.LATER, Exit.UNREACHABLE}
-
-
-# Where syncs cost nothing: what is looked for here is no power cut.
-make_directory = functools.partial(
-    tempfile.TemporaryDirectory, dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,8 +78,8 @@ def end(process: Process) -> None:
 @pytest.fixture(scope="module")
 def template(ingest: Ingest) -> Iterator[Path]:
     """A spool with events ready and dead, tried and not, limited, dropped and delivered."""
-    with make_directory() as directory:
-        path = Path(directory) / "spool"
+    with memory_directory() as directory:
+        path = directory / "spool"
         discard(fill(path, ingest, range(1, 5), project="5").spool)
         discard(fill(path, ingest, range(5, 8), project="6").spool)
         process = fill(path, ingest, range(8, 11), project="6", category="session")
@@ -101,16 +93,16 @@ def template(ingest: Ingest) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def plain(ingest: Ingest) -> Iterator[Path]:
     """A spool with four fresh events of one lane."""
-    with make_directory() as directory:
-        path = Path(directory) / "spool"
+    with memory_directory() as directory:
+        path = directory / "spool"
         discard(fill(path, ingest, range(11, 15), project="7").spool)
         yield path
 
 
 @contextlib.contextmanager
 def copied(template: Path) -> Iterator[Path]:
-    with make_directory() as directory:
-        path = Path(directory) / "spool"
+    with memory_directory() as directory:
+        path = directory / "spool"
         shutil.copytree(template, path, ignore=shutil.ignore_patterns("wake", "write.turn"))
         path.chmod(0o700)
         yield path

@@ -5,9 +5,6 @@ In a child, since the file layer of its SQLite is spoilt (tests/support/vfs.py).
 """
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -122,14 +119,6 @@ class Fates:
         return ok()
 
 
-@pytest.fixture
-def base() -> Iterator[Path]:
-    """In memory where that can be had: each of some hundred spools syncs some hundred times."""
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(dir=memory) as path:
-        yield Path(path)
-
-
 def _spoil(base: Path, kind: str, lasts: bool, step: int) -> None:
     said = Notes(base / "said")
     with Ingest() as ingest:
@@ -161,15 +150,15 @@ def _check(path: Path, sent: list[str], delivered: set[str]) -> None:
 
 @pytest.mark.parametrize("lasts", [False, True], ids=["once", "lasting"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_error_of_the_disk_at_one_call(base: Path, kind: str, lasts: bool) -> None:
-    _spoil(base, kind, lasts, SAMPLED[lasts])
+def test_error_of_the_disk_at_one_call(in_memory: Path, kind: str, lasts: bool) -> None:
+    _spoil(in_memory, kind, lasts, SAMPLED[lasts])
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("lasts", [False, True], ids=["once", "lasting"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_error_of_the_disk_at_each_call(base: Path, kind: str, lasts: bool) -> None:
-    _spoil(base, kind, lasts, SOAK_SAMPLED[lasts])
+def test_error_of_the_disk_at_each_call(in_memory: Path, kind: str, lasts: bool) -> None:
+    _spoil(in_memory, kind, lasts, SOAK_SAMPLED[lasts])
 
 
 def fail_for_good(path: Path, url: str, returned: Path) -> None:
@@ -185,9 +174,9 @@ def fail_for_good(path: Path, url: str, returned: Path) -> None:
         wait_for_ever()
 
 
-def test_disk_that_fails_for_good_keeps_no_event_in_memory(base: Path) -> None:
+def test_disk_that_fails_for_good_keeps_no_event_in_memory(in_memory: Path) -> None:
     """They waited there until the buffer was full: a disk that failed counted as busy."""
-    returned = Notes(base / "returned")
-    with Ingest() as ingest, Child(fail_for_good, base / "spool", ingest.url, returned.path):
+    returned = Notes(in_memory / "returned")
+    with Ingest() as ingest, Child(fail_for_good, in_memory / "spool", ingest.url, returned.path):
         _, *sent = returned.wait_for(21)  # the first one is on the disk, and safe there
         wait_until(lambda: {*sent} <= {*ingest.event_ids()}, what="all others, from memory")

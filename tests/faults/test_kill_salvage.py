@@ -6,9 +6,8 @@ import random
 import shutil
 import signal
 import sqlite3
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -85,14 +84,6 @@ def database_of(path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wreck, "_AT_ONCE", _AT_ONCE)
-
-
-@pytest.fixture
-def base() -> Iterator[Path]:
-    """In memory where that can be had: there is a spool for each kill."""
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(dir=memory) as path:
-        yield Path(path)
 
 
 # -- what the children do -------------------------------------------------------------------------
@@ -187,14 +178,14 @@ def _kill(base: Path, damage: Callable[[Path], None], kills: int) -> None:
 @pytest.mark.evidence
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_kill_at_instants_of_a_salvage_brings_back_all_once(
-    base: Path, damage: Callable[[Path], None]
+    in_memory: Path, damage: Callable[[Path], None]
 ) -> None:
-    _kill(base, damage, KILLS)
+    _kill(in_memory, damage, KILLS)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_kill_at_each_instant_of_a_salvage_brings_back_all_once(
-    base: Path, damage: Callable[[Path], None]
+    in_memory: Path, damage: Callable[[Path], None]
 ) -> None:
-    _kill(base, damage, SOAK_KILLS)
+    _kill(in_memory, damage, SOAK_KILLS)

@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import sqlite3
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -141,14 +140,6 @@ def _longest_pause(done: list[Did]) -> float:
     return max(after - before for before, after in itertools.pairwise(times))
 
 
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    """In memory where there is such a place: what is synced here need not reach any disk."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as path:
-        yield Path(path)
-
-
 def _cut_power(scratch: Path, mode: str, count: int) -> None:
     root, record, report = scratch / "root", scratch / "record", scratch / "report"
     root.mkdir()
@@ -173,14 +164,14 @@ def _cut_power(scratch: Path, mode: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("mode", PROMISED_SECONDS)
-def test_power_cut_loses_what_the_mode_allows_and_no_more(scratch: Path, mode: str) -> None:
-    _cut_power(scratch, mode, CUTS)
+def test_power_cut_loses_what_the_mode_allows_and_no_more(in_memory: Path, mode: str) -> None:
+    _cut_power(in_memory, mode, CUTS)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("mode", PROMISED_SECONDS)
-def test_power_cut_at_each_sync_loses_what_the_mode_allows(scratch: Path, mode: str) -> None:
-    _cut_power(scratch, mode, SOAK_CUTS)
+def test_power_cut_at_each_sync_loses_what_the_mode_allows(in_memory: Path, mode: str) -> None:
+    _cut_power(in_memory, mode, SOAK_CUTS)
 
 
 # -- a sync that fails once -----------------------------------------------------------------------
@@ -214,8 +205,8 @@ def live_with_a_failing_sync(root: Path, record: Path) -> None:
         os._exit(0)  # without a close, which would checkpoint
 
 
-def test_what_a_failed_sync_forgot_is_written_again(scratch: Path) -> None:
-    root, record = scratch / "root", scratch / "record"
+def test_what_a_failed_sync_forgot_is_written_again(in_memory: Path) -> None:
+    root, record = in_memory / "root", in_memory / "record"
     root.mkdir()
     with Child(live_with_a_failing_sync, root, record) as child:
         assert child.join(60) == 0
@@ -223,7 +214,7 @@ def test_what_a_failed_sync_forgot_is_written_again(scratch: Path) -> None:
     for did in load(record):
         disk.follow(did)
     for seed in range(8):
-        target = scratch / f"left-{seed}"
+        target = in_memory / f"left-{seed}"
         disk.survive(target, random.Random(seed))
         spool = Spool(str(target / _WHERE), fsync="no")
         assert len(spool.list_keys()) == 20

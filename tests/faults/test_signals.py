@@ -147,9 +147,9 @@ def check_exactly_once(path: Path, returned: list[str]) -> None:
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["open", "opening"])
-def test_exception_at_any_instant_leaves_no_lock_and_no_loss(tmp_path: Path, closed: bool) -> None:
-    report = Notes(tmp_path / "report")
-    with Child(throw_everywhere, tmp_path / "spool", report.path, closed) as child:
+def test_exception_at_any_instant_leaves_no_lock_and_no_loss(in_memory: Path, closed: bool) -> None:
+    report = Notes(in_memory / "report")
+    with Child(throw_everywhere, in_memory / "spool", report.path, closed) as child:
         code = child.join(100)
     *troubles, done = report.read()
     assert not troubles, "\n".join([f"{len(troubles)} instants", *troubles[:20]])
@@ -176,10 +176,10 @@ def throw_while_making(path: Path, report: Path) -> None:
     Notes(report).write(f"done {nth}")
 
 
-def test_exception_while_a_spool_is_made_leaves_none_that_nobody_finds(tmp_path: Path) -> None:
+def test_exception_while_a_spool_is_made_leaves_none_that_nobody_finds(in_memory: Path) -> None:
     """The file was in use before `current` named it: all that one process sent went in there."""
-    report = Notes(tmp_path / "report")
-    with Child(throw_while_making, tmp_path / "spools", report.path) as child:
+    report = Notes(in_memory / "report")
+    with Child(throw_while_making, in_memory / "spools", report.path) as child:
         assert child.join(100) == 0
     *troubles, done = report.read()
     assert not troubles, f"{len(troubles)} instants: " + "\n".join(troubles[:20])
@@ -205,9 +205,9 @@ def throw_while_starting(path: Path, report: Path, url: str) -> None:
     Notes(report).write(f"done {nth}")
 
 
-def test_exception_while_a_flusher_starts_does_not_keep_it_from_working(tmp_path: Path) -> None:
-    report = Notes(tmp_path / "report")
-    path = tmp_path / "spools"
+def test_exception_while_a_flusher_starts_does_not_keep_it_from_working(in_memory: Path) -> None:
+    report = Notes(in_memory / "report")
+    path = in_memory / "spools"
     with Ingest() as ingest, Child(throw_while_starting, path, report.path, ingest.url) as child:
         assert child.join(100) == 0
     *troubles, done = report.read()
@@ -251,9 +251,9 @@ def throw_while_delivering(path: Path, report: Path, url: str) -> None:
     Notes(report).write(f"done {nth}")
 
 
-def test_exception_in_an_inline_send_leaves_no_lead_and_nothing_in_flight(tmp_path: Path) -> None:
-    report = Notes(tmp_path / "report")
-    path = tmp_path / "spool"
+def test_exception_in_an_inline_send_leaves_no_lead_and_nothing_in_flight(in_memory: Path) -> None:
+    report = Notes(in_memory / "report")
+    path = in_memory / "spool"
     with (
         Ingest() as ingest,
         Child(throw_while_delivering, path, report.path, ingest.url) as child,
@@ -291,10 +291,10 @@ def throw_into_steps(path: Path, report: Path, act: Callable[[Spool], None]) -> 
 
 @pytest.mark.parametrize("act", [Spool.finish, open_by_reading, begin_anew])
 def test_exception_in_what_passes_the_gate_leaves_it_open(
-    tmp_path: Path, act: Callable[[Spool], None]
+    in_memory: Path, act: Callable[[Spool], None]
 ) -> None:
-    report = Notes(tmp_path / "report")
-    with Child(throw_into_steps, tmp_path / "spool", report.path, act) as child:
+    report = Notes(in_memory / "report")
+    with Child(throw_into_steps, in_memory / "spool", report.path, act) as child:
         assert child.join(100) == 0
     *troubles, done = report.read()
     assert not troubles, f"{len(troubles)}: " + "\n".join(troubles[:20])
