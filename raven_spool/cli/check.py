@@ -7,9 +7,11 @@ from urllib.parse import urlsplit
 import click
 
 from raven_spool.cli import words
+from raven_spool.cli.bar import progress
 from raven_spool.cli.exits import Exit, one_line
 from raven_spool.cli.place import using
 from raven_spool.config import Options
+from raven_spool.spool import Spool
 from raven_spool.spool.inspection import Fault
 
 _SHOWN = 20
@@ -17,11 +19,11 @@ _SHOWN = 20
 
 def run(options: Options, *, repairs: bool, as_json: bool) -> Exit:
     with using(options) as spool:
-        found = list(spool.inspection.look())
+        found = _look(spool)
         left = found
         if repairs and found:
             spool.inspection.mend(found)
-            left = list(spool.inspection.look())
+            left = _look(spool)
         events, kept = spool.inspection.count(), spool.inspection.kept()
     mended = [fault for fault in found if fault not in left]
     if as_json:
@@ -31,6 +33,11 @@ def run(options: Options, *, repairs: bool, as_json: bool) -> Exit:
     if left:
         click.echo(f"raven-spool: {_sum_up(left, repairs)}", err=True)
     return Exit.CORRUPT if left else Exit.DONE
+
+
+def _look(spool: Spool) -> list[Fault]:
+    with progress("reading", spool.inspection.count()) as move:
+        return list(spool.inspection.look(move))
 
 
 def _sum_up(left: Sequence[Fault], repaired: bool) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from raven_spool import backends
+from raven_spool.cli.bar import progress
 from raven_spool.cli.exits import Exit, one_line
 from raven_spool.cli.flushing import Watch, Wish, flush
 from raven_spool.cli.place import using
@@ -144,13 +145,5 @@ def _terminable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress(spool: Spool, total: int, *, shown: bool) -> Iterator[Watch]:
-    if not (shown and total and sys.stderr.isatty()):
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = ("delivering", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.update(task, completed=max(0, total - spool.stats()["ready"]))
+    with progress("delivering", total if shown else 0) as move:
+        yield (lambda: move(max(0, total - spool.stats()["ready"]))) if move else (lambda: None)

@@ -7,7 +7,7 @@ counted anew wait in memory for so long.
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,9 @@ _PAGE_BYTES = 1 << 20
 _TOLD = 20  # of what SQLite finds
 
 MODES, FILE, EVENTS, LEDGER, ASIDE = "modes", "file", "events", "ledger", "aside"
+
+
+Watch = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +67,15 @@ class Inspection:
 
     # -- looking ------------------------------------------------------------------------------
 
-    def look(self) -> Iterator[Fault]:
+    def look(self, watch: Watch | None = None) -> Iterator[Fault]:
+        """`watch` hears how many events have been read so far."""
         for name, wrong in find_exposed(self._path):
             yield Fault(about=MODES, text=f"{name} {wrong}")
         try:
             # Only in a whole file do its rows and its ledger say anything.
             faults = list(self._look_at_file()) or [
                 *self._look_at_ledger(),
-                *self._look_at_events(),
+                *self._look_at_events(watch),
             ]
             yield from faults
             yield from self._look_aside()
@@ -109,8 +113,8 @@ class Inspection:
                     category=lane.category,
                 )
 
-    def _look_at_events(self) -> Iterator[Fault]:
-        for _, found in self._judged():
+    def _look_at_events(self, watch: Watch | None) -> Iterator[Fault]:
+        for _, found in self._judged(watch):
             for key, reason in found.items():
                 yield Fault(about=EVENTS, text=f"event {key}: {reason}")
 
@@ -123,10 +127,14 @@ class Inspection:
                 "whoever delivers, an application or `raven-spool flush`, brings it back",
             )
 
-    def _judged(self) -> Iterator[tuple[str, dict[int, str]]]:
+    def _judged(self, watch: Watch | None = None) -> Iterator[tuple[str, dict[int, str]]]:
         """In parts: a generation, and which rows of it can't be sent as they are, and why."""
         destinations = self._destinations()
+        read = 0
         for generation, rows in self._rows():
+            read += len(rows)
+            if watch is not None:
+                watch(read)
             verdicts = {row.id: self._judge(row, destinations) for row in rows}
             yield generation, {key: reason for key, reason in verdicts.items() if reason}
 

@@ -125,7 +125,7 @@ class Room:
         return _insert_all(queue, rows)
 
     def _has_outgrown(self, queue: "EventQueue", rows: Sequence[Row]) -> bool:
-        """Asked at every send it would take a tenth of it; so the file may be that much larger."""
+        """Asked now and then, since it takes a statement; so the file may be that much larger."""
         self._unlooked_bytes -= sum([row.size for row in rows])
         if self._unlooked_bytes <= 0:
             self._unlooked_bytes = 0 if has_outgrown(queue) else _UNLOOKED_BYTES
