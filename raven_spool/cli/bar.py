@@ -4,13 +4,13 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-Move = Callable[[int], None]  # to so many of the total
+Move = Callable[[int, int], None]  # to so many of so many
 
 
 @contextlib.contextmanager
-def progress(doing: str, total: int) -> Iterator[Move | None]:
+def progress(doing: str, *, shown: bool = True) -> Iterator[Move | None]:
     """None where nobody would see it."""
-    if not (total and sys.stderr.isatty()):
+    if not (shown and sys.stderr.isatty()):
         yield None
         return
     from rich.console import Console
@@ -18,5 +18,5 @@ def progress(doing: str, total: int) -> Iterator[Move | None]:
 
     columns = (doing, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.update(task, completed=done)
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

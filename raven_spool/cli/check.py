@@ -36,7 +36,7 @@ def run(options: Options, *, repairs: bool, as_json: bool) -> Exit:
 
 
 def _look(spool: Spool) -> list[Fault]:
-    with progress("reading", spool.inspection.count()) as move:
+    with progress("reading") as move:
         return list(spool.inspection.look(move))
 
 

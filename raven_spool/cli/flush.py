@@ -145,5 +145,10 @@ def _terminable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress(spool: Spool, total: int, *, shown: bool) -> Iterator[Watch]:
-    with progress("delivering", total if shown else 0) as move:
-        yield (lambda: move(max(0, total - spool.stats()["ready"]))) if move else (lambda: None)
+    def move_on() -> None:
+        if move is not None:
+            move(max(0, total - spool.stats()["ready"]), total)
+
+    with progress("delivering", shown=shown and total > 0) as move:
+        move_on()
+        yield move_on

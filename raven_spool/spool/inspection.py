@@ -35,7 +35,7 @@ _TOLD = 20  # of what SQLite finds
 MODES, FILE, EVENTS, LEDGER, ASIDE = "modes", "file", "events", "ledger", "aside"
 
 
-Watch = Callable[[int], None]
+Watch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class Inspection:
     # -- looking ------------------------------------------------------------------------------
 
     def look(self, watch: Watch | None = None) -> Iterator[Fault]:
-        """`watch` hears how many events have been read so far."""
+        """`watch` hears how many events have been read, and of how many."""
         for name, wrong in find_exposed(self._path):
             yield Fault(about=MODES, text=f"{name} {wrong}")
         try:
@@ -130,11 +130,11 @@ class Inspection:
     def _judged(self, watch: Watch | None = None) -> Iterator[tuple[str, dict[int, str]]]:
         """In parts: a generation, and which rows of it can't be sent as they are, and why."""
         destinations = self._destinations()
-        read = 0
+        read, kept = 0, self.count()
         for generation, rows in self._rows():
             read += len(rows)
             if watch is not None:
-                watch(read)
+                watch(read, kept)
             verdicts = {row.id: self._judge(row, destinations) for row in rows}
             yield generation, {key: reason for key, reason in verdicts.items() if reason}
 
