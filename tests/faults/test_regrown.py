@@ -161,14 +161,6 @@ def test_events_beneath_pages_that_are_gone_come_back(
     assert len(list(path.glob("g-*"))) == 1
     close(spool)
     read_ledger(path)
-    evidence.note(
-        f"pages that lead to events overwritten: {spoil.__name__.replace('_', ' ')}",
-        promise=2,
-        tried="1 file",
-        events=len(KEPT),
-        lost=0,
-        twice=0,
-    )
 
 
 def test_application_that_meets_a_missing_root_goes_on(path: Path) -> None:
