@@ -129,8 +129,9 @@ def test_directory_that_is_exchanged_under_a_running_program_gets_nothing(public
     with Ingest() as ingest:
         with Child(send_when_told, ALICE, root, ingest.url, notes, output) as child:
             Notes(notes).wait_for(1)
+            trap = make(above / "trap", MALLORY, 0o777)  # elsewhere: whole when it is met
             root.rename(above / "taken")
-            make(root, MALLORY, 0o777)
+            trap.rename(root)
             Notes(notes).write("moved")
             assert child.join(40) == 0, output.read_text()
         sent = {line for line in Notes(notes).read() if line != "moved"}
