@@ -87,6 +87,7 @@ class Ingest:
         self._live: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._listener: socket.socket | None = None
+        self._reserved: socket.socket | None = None  # keeps the port while nobody listens
 
     def __enter__(self) -> "Ingest":
         return self.start()
@@ -97,7 +98,7 @@ class Ingest:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
+        self.close()
 
     # What a test says.
 
@@ -130,10 +131,18 @@ class Ingest:
     def start(self) -> "Ingest":
         """Listen; after a `stop`, on the same port as before."""
         self._stopping = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
+        self._listener, self._reserved = self._reserved or self._bind(), None
+        self._listener.listen(1024)
         self.port = self._listener.getsockname()[1]
         self._spawn(self._accept, self._listener)
         return self
+
+    def _bind(self) -> socket.socket:
+        """Connections to it are refused until it listens."""
+        bound = socket.socket()
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", self.port))
+        return bound
 
     def stop(self) -> None:
         """Refuse new connections and cut those that live."""
@@ -144,6 +153,7 @@ class Ingest:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
         self._listener.close()
         self._listener = None
+        self._reserved = self._bind()  # else some other test's connection may get it
         with self._news:
             live, threads = list(self._live), self._threads
             self._threads = []
@@ -152,6 +162,13 @@ class Ingest:
                 sock.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join(10)
+
+    def close(self) -> None:
+        """Stop, and leave the port to others."""
+        self.stop()
+        if self._reserved is not None:
+            self._reserved.close()
+            self._reserved = None
 
     # What a test asks.
 

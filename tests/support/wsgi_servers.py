@@ -88,7 +88,7 @@ class Shop:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
-        self.ingest.stop()
+        self.ingest.close()
 
     # The server
 
