@@ -247,6 +247,21 @@ def test_without_a_word_on_what_was_delivered_nothing_is_sent_again(path: Path) 
     close(spool)
 
 
+def test_file_whose_ledger_is_gone_is_kept(path: Path) -> None:
+    """Nobody can tell whether all of it came back."""
+    database = database_of(path)
+    overwrite(database, [roots(database)["lanes"]])
+    gone = blank_a_leaf(database)
+    (path / "current").unlink()
+
+    spool = bring_back(path)
+
+    found = Counter(key.event_id for key in spool.list_keys(limit=2 * EVENTS))
+    assert found == Counter(event(number).event_id for number in KEPT if number not in gone)
+    assert database.exists()
+    close(spool)
+
+
 def test_those_who_send_do_not_wait_for_the_mending(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
