@@ -145,10 +145,11 @@ def _terminable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress(spool: Spool, total: int, *, shown: bool) -> Iterator[Watch]:
-    def move_on() -> None:
-        if move is not None:
-            move(max(0, total - spool.stats()["ready"]), total)
-
     with progress("delivering", shown=shown and total > 0) as move:
+
+        def move_on() -> None:
+            if move is not None:
+                move(max(0, total - spool.stats()["ready"]), total)
+
         move_on()
         yield move_on

@@ -26,7 +26,16 @@ _MOST_ID = (1 << 56) - 1  # a longer varint is made otherwise; no spool gives so
 _PAGE = (1 << 32) - 1
 _LOCKS = (1 << 30) // PAGE_BYTES + 1  # SQLite's locks are on it: never used
 
-Place = int  # of a row: its id, and in the lower 32 bits its page. A million take 60 MB
+# Of a row: its id, and in the lower 32 bits its page. In one number, for there may be millions.
+Place = int
+
+
+def id_in(place: Place) -> int:
+    return place >> 32
+
+
+def page_in(place: Place) -> int:
+    return place & _PAGE
 
 
 def read_page(file: BinaryIO, number: int) -> bytes:
@@ -118,9 +127,9 @@ def grow(file: BinaryIO, root: int, places: Iterable[Place]) -> None:
 
     A row that is in two places, one of them left behind by a change, is found in one of them.
     """
-    by_page = itertools.groupby(sorted(places), key=lambda place: place & _PAGE)
+    by_page = itertools.groupby(sorted(places), key=page_in)
     moved = _append(file, read_page(file, root))  # where it is a leaf, it will be one no more
-    children = [(moved if page == root else page, max(run) >> 32) for page, run in by_page]
+    children = [(moved if page == root else page, id_in(max(run))) for page, run in by_page]
     while len(children) > _MOST_CHILDREN:
         groups = _share_out(children)
         children = [(_append(file, _interior(group)), group[-1][1]) for group in groups]

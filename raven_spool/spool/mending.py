@@ -44,7 +44,7 @@ class _Fresh:
 
 def mend(database: str, target: str, table: str) -> None:
     """Make the copy of `database` and its log at `target`. No store's lock may be held: it takes
-    seconds where there are a million events.
+    as long as the file is large. The ids of all events are in memory meanwhile.
 
     Raises:
         OSError: there is no room for it, or what lies there can't be read.
@@ -53,7 +53,10 @@ def mend(database: str, target: str, table: str) -> None:
         There is no `target`; what was begun is removed by the next who tries.
     """
     _remove_unfinished(target)
-    copy = f"{target}.{secrets.token_hex(4)}{_UNFINISHED}"  # of an old leader that woke, too
+    begun = (
+        f"{target}.{secrets.token_hex(4)}"  # nobody else's: an old leader may wake and begin too
+    )
+    copy = begun + _UNFINISHED
     try:
         _check_room(database)
         # The log first: who has it open still may bring it into the file, and remove it. Nobody
@@ -73,7 +76,7 @@ def mend(database: str, target: str, table: str) -> None:
             os.fsync(file.fileno())
         os.rename(copy, target)
     finally:
-        _remove_unfinished(copy.removesuffix(_UNFINISHED))
+        _remove_unfinished(begun)
 
 
 def _remove_unfinished(path: str) -> None:
@@ -138,13 +141,12 @@ def _regrow(file: BinaryIO, copy: str, table: str, root: int) -> None:
         return
     places = btree.find_rows(file, len(StoredRow._fields), free or set())
     if alive is not None:
-        places = (place for place in places if place >> 32 in alive)
+        places = (place for place in places if btree.id_in(place) in alive)
     btree.grow(file, root, places)
 
 
 def _read_alive(copy: str, table: str) -> set[int] | None:
-    """The ids that the indexes have; None where they can't be read to their ends. A million take
-    60 MB."""
+    """The ids that the indexes have; None where they can't be read to their ends."""
     with contextlib.suppress(*SQLITE_ERRORS), contextlib.closing(sqlite3.connect(copy)) as opened:
         opened.execute("PRAGMA trusted_schema = OFF")
         return {key for sql in _ALIVE for (key,) in opened.execute(sql.format(table=table))}

@@ -18,7 +18,7 @@ from raven_spool.spool.complaints import SQLITE_ERRORS
 from raven_spool.spool.files import is_plain, size_of
 from raven_spool.spool.lanes import LOST, read_destination
 from raven_spool.spool.mending import mend
-from raven_spool.spool.names import BESIDE
+from raven_spool.spool.names import BESIDE, LOG
 from raven_spool.spool.places import DATABASE
 from raven_spool.spool.rows import STORED_COLUMNS, StoredRow, cast
 from raven_spool.spool.schema import find_foreign
@@ -83,7 +83,7 @@ class Wreck:
     def holds_nothing(self) -> bool:
         """Begun by a process that died before it was published."""
         if not size_of(self._file(DATABASE)):
-            return not size_of(self._file(DATABASE + "-wal"))
+            return not size_of(self._file(DATABASE + LOG))
         if not _may_be_opened(self._file(DATABASE)):
             return False
         with contextlib.closing(_connect(self._file(DATABASE))) as connection:

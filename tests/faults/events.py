@@ -75,6 +75,13 @@ def _read_counts(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(zip(names, map(int, row), strict=True))
 
 
+def event_root(connection: sqlite3.Connection) -> int:
+    """The first page of that table's tree."""
+    sql = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+    (root,) = connection.execute(sql, (event_table(connection).strip('"'),)).fetchone()
+    return int(root)
+
+
 def event_table(connection: sqlite3.Connection) -> str:
     (name,) = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%event_id TEXT%'"

@@ -14,7 +14,7 @@ import pytest
 
 from raven_spool.spool import Spool, btree, wreck
 from tests.faults.children import Child, Notes
-from tests.faults.events import event_table, read_ledger, stored_ids
+from tests.faults.events import event_root, event_table, read_ledger, stored_ids
 from tests.faults.test_salvage import close, fill, garble_header
 from tests.faults.test_signals import Injector
 from tests.support import evidence
@@ -46,9 +46,7 @@ def lose_the_root(path: Path) -> None:
         table = event_table(connection)
         connection.execute(f"UPDATE {table} SET history = printf('%.*c', 1500, 'x')")  # 2 in a leaf
         connection.commit()
-        (root,) = connection.execute(
-            "SELECT rootpage FROM sqlite_master WHERE name = ?", (table.strip('"'),)
-        ).fetchone()
+        root = event_root(connection)
     with database_of(path).open("r+b") as file:
         assert btree.read_page(file, root)[0] == btree._INTERIOR
         btree.write_page(file, root, bytes(4096))

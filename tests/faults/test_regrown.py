@@ -14,7 +14,8 @@ import pytest
 
 from raven_spool.spool import Spool, btree, mending
 from tests.faults.disks import mounted
-from tests.faults.events import event_table, read_ledger
+from tests.faults.events import event_root, read_ledger
+from tests.faults.test_kill_salvage import database_of
 from tests.faults.test_salvage import bring_back, close, put_aside
 from tests.support import evidence
 from tests.support.spools import HERE, THERE, check_ledger, discard, event
@@ -68,16 +69,12 @@ def copy(original: Path, path: Path) -> Path:
     return path
 
 
-def database_of(path: Path) -> Path:
-    return path / (path / "current").read_text().strip() / "data.db"
-
-
 def roots(database: Path) -> dict[str, int]:
     """Read in a way that leaves its log alone."""
     uri = f"file:{database}?immutable=1"
     with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
         found = dict(connection.execute("SELECT name, rootpage FROM sqlite_master"))
-        return {**found, "events": found[event_table(connection).strip('"')]}
+        return {**found, "events": event_root(connection)}
 
 
 def overwrite(database: Path, numbers: list[int], content: bytes = b"\xa5" * PAGE) -> None:
@@ -300,9 +297,9 @@ def blank_a_leaf(database: Path) -> set[int]:
         free = btree.find_free(file)
         assert free is not None
         places = list(btree.find_rows(file, 16, free))
-    gone = places[len(places) // 2] & btree._PAGE
+    gone = btree.page_in(places[len(places) // 2])
     overwrite(database, [gone])
-    return {place >> 32 for place in places if place & btree._PAGE == gone}
+    return {btree.id_in(place) for place in places if btree.page_in(place) == gone}
 
 
 def test_where_a_copy_has_no_room_all_that_is_in_reach_comes_back(
@@ -334,7 +331,7 @@ def pages_of_events(database: Path) -> dict[str, set[int]]:
         free = btree.find_free(file)
         assert free is not None
         for place in btree.find_rows(file, 16, free):
-            leaf, key = place & btree._PAGE, place >> 32
+            leaf, key = btree.page_in(place), btree.id_in(place)
             found[event(key).event_id] = {
                 leaf,
                 *row_goes_on(file, btree.read_page(file, leaf), key),

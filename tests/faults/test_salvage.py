@@ -14,7 +14,7 @@ from raven_spool.errors import SpoolError
 from raven_spool.model import State
 from raven_spool.spool import Spool
 from tests.faults.children import Child
-from tests.faults.events import event_table, make_transport, read_ledger, send
+from tests.faults.events import event_root, event_table, make_transport, read_ledger, send
 from tests.support import evidence, tool
 from tests.support.answers import ok, status
 from tests.support.ingest import Ingest
@@ -178,10 +178,7 @@ def test_first_page_can_be_done_without(tmp_path: Path, spoil: Callable[[Path], 
 
 def blank_first_leaf(database: Path) -> None:
     with contextlib.closing(sqlite3.connect(database)) as connection:
-        (root,) = connection.execute(
-            "SELECT rootpage FROM sqlite_master WHERE name = ?",
-            (event_table(connection).strip('"'),),
-        ).fetchone()
+        root = event_root(connection)
     data = bytearray(database.read_bytes())
     page = data[4096 * (root - 1) : 4096 * root]
     assert page[0] == 5  # it has leaves

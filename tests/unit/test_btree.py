@@ -114,7 +114,7 @@ def test_what_was_deleted_stays_away_though_its_pages_still_show_it() -> None:
     rows = rows_of(400, 900)
     image = make(rows, removed={*range(1, 301)})
     root = root_of(image)
-    shown = {place >> 32 for place in btree.find_rows(io.BytesIO(image), COLUMNS, set())}
+    shown = {btree.id_in(place) for place in btree.find_rows(io.BytesIO(image), COLUMNS, set())}
     assert len(shown) > 200
 
     assert read(regrow(image, root)) == rows[300:]
@@ -125,7 +125,7 @@ def test_row_that_two_leaves_show_is_found_all_the_same() -> None:
     rows = rows_of(100, 900)
     image = make(rows)
     file = io.BytesIO(image)
-    for number in {place & btree._PAGE for place in btree.find_rows(file, COLUMNS, set())}:
+    for number in {btree.page_in(place) for place in btree.find_rows(file, COLUMNS, set())}:
         if number % 3:
             btree._append(file, btree.read_page(file, number))
     assert len(list(btree.find_rows(file, COLUMNS, set()))) > 150
