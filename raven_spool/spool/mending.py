@@ -53,9 +53,7 @@ def mend(database: str, target: str, table: str) -> None:
         There is no `target`; what was begun is removed by the next who tries.
     """
     _remove_unfinished(target)
-    begun = (
-        f"{target}.{secrets.token_hex(4)}"  # nobody else's: an old leader may wake and begin too
-    )
+    begun = f"{target}.{secrets.token_hex(4)}"  # an old leader may wake, and begin one too
     copy = begun + _UNFINISHED
     try:
         _check_room(database)
