@@ -377,6 +377,7 @@ class Drain:
         if self._has_looked and not self._look(now, ticks):
             return False
         self._clock.look(now)
+        self._clock.keep()
         if self._sweeper.is_due(ticks):
             self._sweep(now, ticks)
         if lanes := self._rota.take(room := self._make_room()):

@@ -193,6 +193,14 @@ def open_lane(queue: "EventQueue", destination_id: int) -> None:
     )
 
 
+def shorten_holds(queue: "EventQueue", now: float) -> None:
+    """None ends later than its length from now: where one does, the clock was set back."""
+    queue.connection.execute(
+        "UPDATE lanes SET open_at = :now + hold_seconds WHERE open_at > :now + hold_seconds",
+        {"now": now},
+    )
+
+
 def forget_backoff(queue: "EventQueue") -> None:
     """What `flush` does first: it ignores back-off, never limits."""
     queue.connection.execute(

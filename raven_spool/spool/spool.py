@@ -290,6 +290,17 @@ class Spool:
         """Crash: before the commit the one before stands."""
         self._write(lambda queue: write_anchor(queue, anchor))
 
+    def shorten_waits(self, anchor: Anchor) -> None:
+        """The clock was set back: no hold lasts longer than it was stated for, and what waits for
+        another attempt may have it now. Crash: before the commit all stands as it was."""
+
+        def shorten(queue: "EventQueue") -> None:
+            lanes.shorten_holds(queue, anchor.at)
+            queue.forget_due()
+            write_anchor(queue, anchor)
+
+        self._write(shorten)
+
     # -- what becomes of an event -------------------------------------------------------------
 
     def ack(self, claimed: Sequence[Claimed]) -> None:

@@ -633,6 +633,24 @@ def test_delivered_event_is_not_resent_though_its_limit_could_not_be_stored(begi
     assert process.spool.stats()["delivered"] == 1
 
 
+def test_delivered_event_is_not_resent_though_the_clock_could_not_be_noted(begin, tmp_path):
+    """A minute after the last note of both clocks the next is due."""
+    process = begin()
+    process.put(1)
+    send = process.send()
+    process.turn(61)
+    gate = Gate(str(tmp_path / "spool"))
+    assert gate.acquire(0)
+    try:
+        process.answer(send, OK)
+    finally:
+        gate.release()
+        gate.close()
+
+    assert process.send_all() == []
+    assert process.spool.stats()["delivered"] == 1
+
+
 # -- many destinations ------------------------------------------------------------------------
 
 

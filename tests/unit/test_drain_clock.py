@@ -5,14 +5,14 @@ import tenacity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raven_spool.drain.clock import advance
+from raven_spool.drain.clock import advance, was_set_back
 from raven_spool.model import State
 from raven_spool.policy import Policy
 from raven_spool.spool.clock import Anchor
-from tests.support.drains import BAD, BROKEN, OK, REFUSED, Process, limited
+from tests.support.drains import BACKOFF_SECONDS, BAD, BROKEN, OK, REFUSED, Process, limited
 from tests.support.spools import NOW, check_ledger, discard, number_of
 
-HOUR, DAY, YEAR = 3600.0, 86400.0, 365 * 86400.0
+MINUTE, HOUR, DAY, YEAR = 60.0, 3600.0, 86400.0, 365 * 86400.0
 STEPS = [HOUR, DAY, YEAR, 50 * YEAR]
 HOUR_OLD = Policy(wait=tenacity.wait_fixed(10), max_age_seconds=HOUR)
 DAY_OLD = Policy(wait=tenacity.wait_fixed(10), max_age_seconds=DAY)
@@ -43,6 +43,23 @@ def anchor(at, up_seconds, *, boot_id="one", spared_at=0.0):
 def test_step_forward_spares_what_was_captured_before(before, boot_id, up, now, spared_at):
     after = advance(before, boot_id, up, now)
     assert after == anchor(now, up, boot_id=boot_id, spared_at=spared_at)
+
+
+@pytest.mark.parametrize(
+    ("before", "boot_id", "up", "now", "is_so"),
+    [
+        (anchor(NOW, 10), "one", 70, NOW + 60, False),
+        (anchor(NOW, 10), "one", 70, NOW + 1, False),  # put right by a little
+        (anchor(NOW, 10), "one", 70, NOW - 1, True),
+        (anchor(NOW, 10), "one", 7210, NOW + HOUR, True),  # an hour less than has passed
+        (anchor(NOW, 10), "one", 70, NOW + YEAR, False),
+        (anchor(NOW, 10), "two", 7, NOW + 20, False),
+        (anchor(NOW, 10), "two", 7, NOW - 61, True),  # no time passes backwards
+        (anchor(NOW, 10, boot_id=""), "", 7210, NOW + HOUR, False),  # nothing to hold it against
+    ],
+)
+def test_clock_that_stayed_behind_was_set_back(before, boot_id, up, now, is_so):
+    assert was_set_back(before, advance(before, boot_id, up, now)) is is_so
 
 
 @given(st.lists(st.tuples(st.floats(-50 * YEAR, 50 * YEAR), st.floats(0, HOUR)), max_size=20))
@@ -166,20 +183,60 @@ def test_event_with_an_absurd_time_never_expires(begin, created_at):
     assert process.deliver_all()[0] == [1]
 
 
-@pytest.mark.parametrize("jump", [-50 * YEAR, -HOUR, HOUR, 50 * YEAR])
-def test_back_off_is_bounded_whichever_way_the_clock_goes(begin, jump):
+@pytest.mark.parametrize("jump", [-50 * YEAR, -HOUR, -2 * MINUTE, HOUR, 50 * YEAR])
+def test_back_off_lasts_as_long_whichever_way_the_clock_goes(begin, jump):
+    """An event's own too: it was an hour where the clock was set back by less than that."""
     process = begin()
-    process.put(1, 2)
+    process.put(1)
     process.answer(process.send(), BROKEN)
     process.step()
     process.now += jump
-    waited = 0
-    while process.spool.stats()["delivered"] + len(process.drain._outcomes.answered) < 2:
-        for send in process.send_all():
-            process.answer(send, OK)
-        process.turn(10)
-        waited += 10
-        assert waited <= HOUR + 60  # an event's own rest: the longest back-off there is
+    process.turn(BACKOFF_SECONDS)
+
+    assert process.deliver_all()[0] == [1]
+
+
+@pytest.mark.parametrize("boot_id", ["one", "two"])
+def test_step_back_is_seen_by_the_next_leader(begin, boot_id):
+    first = begin(boot_id="one")
+    first.put(1)
+    first.answer(first.send(), BROKEN)
+    first.drain.end()
+
+    second = begin(boot_id=boot_id, now=NOW - HOUR / 2)
+    second.step()
+    second.turn(BACKOFF_SECONDS)
+    assert second.deliver_all()[0] == [1]
+
+
+def test_limit_ends_for_processes_that_never_stay(begin):
+    """A flush from cron each minute, after a limit that was noted under a clock a year ahead."""
+    first = begin(now=NOW + YEAR)
+    first.put(1, created_at=NOW + YEAR)
+    first.answer(first.send(), limited("120:error"))
+    first.drain.end()
+
+    for minute in (0, 1):
+        cron = begin(now=NOW + minute * MINUTE)
+        assert cron.send_all() == []
+        cron.drain.end()
+    assert begin(now=NOW + 2 * MINUTE).deliver_all()[0] == [1]
+
+
+def test_limit_counts_after_the_clock_was_set_back(begin):
+    """A limit never shortens a limit; one of a clock a year ahead must not outlast all others."""
+    process = begin(now=NOW + YEAR)
+    process.put(1, created_at=NOW + YEAR)
+    process.answer(process.send(), limited("1:error"))
+    process.step()
+    process.now -= YEAR
+    process.turn(2)
+    process.answer(process.send(), limited("60:error"))
+
+    process.turn(59)
+    assert process.send_all() == []
+    process.turn(2)
+    assert process.deliver_all()[0] == [1]
 
 
 @settings(max_examples=10)
