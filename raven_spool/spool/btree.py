@@ -20,6 +20,7 @@ from raven_spool.spool.schema import PAGE_BYTES
 _INTERIOR, _LEAF = 5, 13
 _EMPTY_LEAF = struct.pack(">BHHHB", _LEAF, 0, 0, PAGE_BYTES, 0).ljust(PAGE_BYTES, b"\0")
 _NO_ROW_ID = 0  # stands in a record for the column that is the row's id
+_NO_LIST = bytes(40)
 _MOST_LISTED = PAGE_BYTES // 4 - 2
 _MOST_CHILDREN = 256  # of 15 bytes each, and the page's header
 _MOST_ID = (1 << 56) - 1  # a longer varint is made otherwise; no spool gives so many
@@ -69,6 +70,21 @@ def find_free(file: BinaryIO) -> set[int] | None:
     return free if len(free) == count else None
 
 
+def find_freed(pages: dict[int, bytes], commits: dict[int, int]) -> set[int]:
+    """Which of these, some of a file's, belong to nobody any more: the list of free pages, as far
+    as it is among them, names them, and was not written by an earlier commit than they."""
+    freed: set[int] = set()
+    seen: set[int] = set()
+    (trunk,) = struct.unpack_from(">I", pages.get(1, _NO_LIST), 32)
+    while trunk in pages and trunk not in seen:
+        seen.add(trunk)
+        following, listed = struct.unpack_from(">II", pages[trunk])
+        numbers = struct.unpack_from(f">{min(listed, _MOST_LISTED)}I", pages[trunk], 8)
+        freed |= {one for one in numbers if one in pages and commits[one] <= commits[trunk]}
+        trunk = following
+    return freed
+
+
 def is_whole(file: BinaryIO, root: int) -> bool:
     """Whether each page that the tree leads to is one of a table's, and is met once."""
     last = count_pages(file)
@@ -98,9 +114,14 @@ def find_rows(file: BinaryIO, columns: int, free: set[int]) -> Iterator[Place]:
     """Where each row of so many columns, one of them its id, is: what is in the leaves that look
     like its table's."""
     for number in range(2, count_pages(file) + 1):
-        page = read_page(file, number)
-        if page[0] == _LEAF and number not in free:
-            yield from (key << 32 | number for key in _ids(page, columns))
+        if number not in free:
+            yield from rows_in(number, read_page(file, number), columns)
+
+
+def rows_in(number: int, page: bytes, columns: int) -> Iterator[Place]:
+    """Those of one page, if it looks so."""
+    if page[0] == _LEAF:
+        yield from (key << 32 | number for key in _ids(page, columns))
 
 
 def _ids(page: bytes, columns: int) -> Iterator[int]:

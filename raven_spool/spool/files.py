@@ -7,6 +7,7 @@ out. Files get their name last: no other user's program ever meets one half made
 """
 
 import contextlib
+import ctypes
 import glob
 import grp
 import os
@@ -273,11 +274,16 @@ class OwnFile:
             os.close(self.descriptor)
 
 
-def replace(path: str, text: str) -> None:
-    """Put `text` at `path`, whole or not at all, also through a power cut."""
+def keep_for_good(thing: object) -> None:
+    """What would close descriptors at its end that are no longer its own: it has none."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def replace(path: str, content: bytes) -> None:
+    """Put `content` at `path`, whole or not at all, also through a power cut."""
     temporary = f"{path}.{secrets.token_hex(4)}"
     try:
-        _write_whole(temporary, text.encode())
+        _write_whole(temporary, content)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

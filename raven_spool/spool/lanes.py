@@ -102,6 +102,22 @@ def _make_lane(queue: "EventQueue", destination: Destination, category: str) -> 
     return int(lane)
 
 
+def copy_lanes(queue: "EventQueue", to: "EventQueue") -> dict[int, int]:
+    """Destinations and lanes under their own ids, with nothing in them. Returns how many events
+    each has where it comes from."""
+    destinations = queue.connection.execute("SELECT id, settings FROM destinations").fetchall()
+    to.connection.executemany("INSERT INTO destinations VALUES (?, ?)", destinations)
+    lanes = queue.connection.execute(
+        f"SELECT id, {cast('destination', int)}, {cast('category', str)}, "
+        f"{cast('ready', int)} + {cast('dead', int)} FROM lanes"
+    ).fetchall()
+    to.connection.executemany(
+        "INSERT OR IGNORE INTO lanes (id, destination, category) VALUES (?, ?, ?)",
+        [lane[:3] for lane in lanes],
+    )
+    return {lane: count for lane, _, _, count in lanes}
+
+
 def read_lanes(queue: "EventQueue") -> list[Lane]:
     return _read(queue, f"SELECT {_LANE_COLUMNS} FROM lanes ORDER BY id")
 

@@ -1,7 +1,9 @@
 """A copy of a broken file in which SQLite finds what is still there.
 
 The schema's pages are from a fresh file: the tables of all spools begin on the same pages. Where
-the tree of the events' table is broken, one is grown anew over its leaves (btree.py).
+the tree of the events' table is broken, one is grown anew over its leaves (btree.py). What stands
+behind a damage in its log (log.py) is read from a copy of its own: as a whole it may lack what was
+there before.
 """
 
 import contextlib
@@ -17,6 +19,7 @@ from raven_spool.spool import btree, fork
 from raven_spool.spool.complaints import SQLITE_ERRORS
 from raven_spool.spool.files import create_private, size_of
 from raven_spool.spool.late import load_queue
+from raven_spool.spool.log import Rest
 from raven_spool.spool.names import LOG
 from raven_spool.spool.places import MEMORY
 from raven_spool.spool.rows import StoredRow
@@ -42,9 +45,12 @@ class _Fresh:
     root: int  # of the events' table
 
 
-def mend(database: str, target: str, table: str) -> None:
+def mend(database: str, target: str, table: str, rest: Rest | None = None, after: int = 0) -> None:
     """Make the copy of `database` and its log at `target`. No store's lock may be held: it takes
     as long as the file is large. The ids of all events are in memory meanwhile.
+
+    With `rest` the copy has those pages instead of its own, and leads to the events in them whose
+    ids come after that one, and to no others.
 
     Raises:
         OSError: there is no room for it, or what lies there can't be read.
@@ -66,9 +72,13 @@ def mend(database: str, target: str, table: str) -> None:
             _put_schema(file, fresh, _WITH_LOG)
         fork.hold_off(lambda: _take_in_log(copy))
         with open(copy, "r+b") as file:
+            if rest is not None:
+                _put_pages(file, rest.pages)
             _put_schema(file, fresh, _WITHOUT_LOG)
             file.flush()
-            if not btree.is_whole(file, fresh.root):
+            if rest is not None:
+                _grow_rest(file, fresh.root, rest, after)
+            elif not btree.is_whole(file, fresh.root):
                 _regrow(file, copy, table, fresh.root)
             file.flush()
             os.fsync(file.fileno())
@@ -120,7 +130,11 @@ def _put_schema(file: BinaryIO, fresh: _Fresh, versions: bytes) -> None:
     first[_VERSIONS] = versions
     first[_PAGE_COUNT] = _AS_THE_FILE_HAS
     first[_FREELIST] = was[_FREELIST] if was.startswith(_MAGIC) else _UNKNOWN
-    for number, page in {**fresh.pages, 1: bytes(first)}.items():
+    _put_pages(file, {**fresh.pages, 1: bytes(first)})
+
+
+def _put_pages(file: BinaryIO, pages: dict[int, bytes]) -> None:
+    for number, page in pages.items():
         btree.write_page(file, number, page)
 
 
@@ -141,6 +155,10 @@ def _regrow(file: BinaryIO, copy: str, table: str, root: int) -> None:
     if alive is not None:
         places = (place for place in places if btree.id_in(place) in alive)
     btree.grow(file, root, places)
+
+
+def _grow_rest(file: BinaryIO, root: int, rest: Rest, after: int) -> None:
+    btree.grow(file, root, (place for place in rest.find_rows() if btree.id_in(place) > after))
 
 
 def _read_alive(copy: str, table: str) -> set[int] | None:

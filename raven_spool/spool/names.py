@@ -12,6 +12,7 @@ from raven_spool.errors import SpoolCorrupt, SpoolUnusable
 from raven_spool.spool.files import is_plain, is_shared_file, open_private
 
 LOG = "-wal"
+REST = "-rest"  # what was behind a damage in the log (log.py)
 BESIDE = (LOG, "-shm", "-journal")  # what SQLite looks for next to a file
 
 
@@ -80,7 +81,7 @@ def check_plain(directory: str, database: str) -> None:
     """
     if os.path.islink(directory):
         raise SpoolCorrupt(f"{directory} is a link")
-    for suffix in ("", *BESIDE):
+    for suffix in ("", *BESIDE, REST):
         if not is_plain(database + suffix):
             raise SpoolCorrupt(f"{database}{suffix} is not a plain file")
         if is_shared_file(database + suffix):

@@ -7,6 +7,7 @@ were nowhere), and so does opening an empty database beside its WAL.
 """
 
 import contextlib
+import fcntl
 import os
 import posix
 import re
@@ -17,6 +18,7 @@ from typing import Protocol
 from raven_spool.errors import SpoolCorrupt, SpoolUnusable
 from raven_spool.spool.ballast import Ballast
 from raven_spool.spool.files import (
+    OwnFile,
     create_directory,
     create_private,
     is_shared_file,
@@ -26,6 +28,7 @@ from raven_spool.spool.files import (
     sync_directory,
 )
 from raven_spool.spool.gate import Gate
+from raven_spool.spool.log import forget_rest, keep_rest, move_rest, read_kept
 from raven_spool.spool.names import LOG, Names, check_plain, read_current
 
 DATABASE = "data.db"
@@ -54,6 +57,22 @@ class Place(Protocol):
 
     def capacity_bytes(self) -> int:
         """The size of what it lies on."""
+
+    def occupy(self, generation: str) -> int:
+        """Mark it as in use, before its file is opened. Behind the gate.
+
+        Returns the highest id of an event that stands behind a damage in its log, 0 for none. It
+        is to be moved or forgotten before anything is written.
+        """
+
+    def vacate(self) -> None:
+        """The file was closed."""
+
+    def forget_rest(self, generation: str) -> None:
+        """Nothing that stands behind a damage in its log is missing."""
+
+    def move_rest(self, generation: str, to: str) -> None:
+        """Another generation has it from now on."""
 
     def begin(self) -> str:
         """A new generation with an empty file in it, not yet live."""
@@ -104,6 +123,7 @@ class DiskPlace:
         self._current = os.path.join(path, "current")
         self._ballast = Ballast(path)
         self._gate: Gate | None = None
+        self._in_use: OwnFile | None = None  # the live generation's directory, while it is open
         self._database = ""
         self._names = Names(self._current)
 
@@ -155,6 +175,27 @@ class DiskPlace:
         found = os.statvfs(self.path)
         return found.f_frsize * found.f_blocks
 
+    def occupy(self, generation: str) -> int:
+        self.vacate()
+        directory = self.directory(generation)
+        database = os.path.join(directory, DATABASE)
+        self._in_use = OwnFile(posix.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        if _is_alone(self._in_use.descriptor):
+            keep_rest(database)
+        return read_kept(database).highest_id()
+
+    def vacate(self) -> None:
+        in_use, self._in_use = self._in_use, None
+        if in_use is not None:
+            in_use.close()
+
+    def forget_rest(self, generation: str) -> None:
+        forget_rest(os.path.join(self.directory(generation), DATABASE))
+
+    def move_rest(self, generation: str, to: str) -> None:
+        source, target = (os.path.join(self.directory(name), DATABASE) for name in (generation, to))
+        move_rest(source, target)
+
     def begin(self) -> str:
         generation = f"g-{secrets.token_hex(8)}"
         try:
@@ -172,7 +213,7 @@ class DiskPlace:
         self._sync_log(database + LOG)
         sync_directory(self.directory(generation))
         sync_ancestors(self.directory(generation))
-        replace(self._current, generation + "\n")
+        replace(self._current, f"{generation}\n".encode())
         self._remember(database)
 
     def discard(self, generation: str) -> None:
@@ -220,15 +261,15 @@ class DiskPlace:
         # The WAL carries no POSIX locks, so it may be opened and closed. Its name is on the disk
         # since its first frame: SQLite syncs that with the header, also under NORMAL.
         try:
-            descriptor = posix.open(log, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            file = OwnFile(posix.open(log, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
         except FileNotFoundError:
             return  # checkpointed and closed, which syncs
         try:
             if rewrites:
-                _write_again(descriptor)
-            os.fdatasync(descriptor)
+                _write_again(file.descriptor)
+            os.fdatasync(file.descriptor)
         finally:
-            os.close(descriptor)
+            file.close()  # a sync takes time, in which an application may close all there are
 
     def is_lost(self) -> bool:
         gate = self._gate
@@ -237,6 +278,7 @@ class DiskPlace:
         return gate is not None and gate.is_lost() and gate is self._gate
 
     def leave(self) -> None:
+        self.vacate()
         gate, self._gate = self._gate, None
         if gate is not None:
             gate.close()
@@ -266,6 +308,15 @@ class MemoryPlace:
 
     def capacity_bytes(self) -> int:
         return sys.maxsize
+
+    def occupy(self, generation: str) -> int:
+        return 0
+
+    def vacate(self) -> None: ...
+
+    def forget_rest(self, generation: str) -> None: ...
+
+    def move_rest(self, generation: str, to: str) -> None: ...
 
     def begin(self) -> str:
         return f"m-{secrets.token_hex(8)}"
@@ -298,6 +349,17 @@ class MemoryPlace:
     def sync_anew(self) -> None: ...
 
     def leave(self) -> None: ...
+
+
+def _is_alone(descriptor: int) -> bool:
+    """Whether nobody else has it locked; from now on we have, beside others."""
+    alone = False
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return alone
 
 
 def _write_again(descriptor: int) -> None:

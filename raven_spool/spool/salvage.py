@@ -25,6 +25,7 @@ from raven_spool.spool.wreck import (
     Progress,
     Unreadable,
     Wreck,
+    note_key,
     progress_text,
     read_progress,
     table_of,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_SECONDS = 0.2
 _TROUBLE_SECONDS = 60.0
+_BEHIND_IS_BACK = "the spool's log was damaged; what stood behind the damage has come back"
 _EVENT_ID = re.compile(r"[0-9a-f]{32}")
 _COLUMNS = ", ".join(StoredRow._fields[1:])  # the id is the new file's
 _MARKS = ", ".join("?" * len(StoredRow._fields[1:]))
@@ -122,13 +124,13 @@ class Salvage:
 
     def _progress(self, queue: "EventQueue", name: str) -> Progress:
         row = queue.connection.execute(
-            "SELECT CAST(value AS TEXT) FROM meta WHERE key = ?", (_key(name),)
+            "SELECT CAST(value AS TEXT) FROM meta WHERE key = ?", (note_key(name),)
         ).fetchone()
         return read_progress(row[0] if row else None)
 
     def _remove(self, queue: "EventQueue", name: str) -> None:
         self._wreck(queue, name).remove()
-        queue.connection.execute("DELETE FROM meta WHERE key = ?", (_key(name),))
+        queue.connection.execute("DELETE FROM meta WHERE key = ?", (note_key(name),))
 
     # -- bringing back ------------------------------------------------------------------------
 
@@ -145,7 +147,9 @@ class Salvage:
             return True, ""
         if outcome == "broken":
             self._mend(name)
-        if outcome in ("", "broken"):
+        if outcome == "behind":
+            self._mend_behind(name)
+        if outcome in ("", "broken", "behind"):
             return True, ""
         self._wrecks.remove(name)
         return bool(self._wrecks), "" if outcome == "removed" else outcome
@@ -160,6 +164,28 @@ class Salvage:
             if not self._store.write(lambda queue: self._pass_over(queue, name), _PATIENCE_SECONDS):
                 raise
 
+    def _mend_behind(self, name: str) -> None:
+        wreck, progress = self._store.read(
+            lambda queue: (self._wreck(queue, name), self._progress(queue, name))
+        )
+        is_left = False
+        try:
+            wreck.mend_behind(progress.last)
+        except FileNotFoundError:
+            return  # as above
+        except OSError:
+            is_left = True
+        self._store.write(
+            lambda queue: self._go_behind(queue, name, is_left=is_left), _PATIENCE_SECONDS
+        )
+
+    def _go_behind(self, queue: "EventQueue", name: str, *, is_left: bool) -> None:
+        if self._leadership.still_leads(queue):
+            progress = self._progress(queue, name)
+            progress.is_behind, progress.blind = True, 0
+            progress.is_kept = progress.is_kept or is_left
+            self._commit(queue, name, progress, [], {})
+
     def _pass_over(self, queue: "EventQueue", name: str) -> bool:
         """Without a copy: what can't be read is left in the file, if there is a way into it."""
         if not self._leadership.still_leads(queue):
@@ -173,25 +199,29 @@ class Salvage:
         return True
 
     def _bring_back(self, queue: "EventQueue", name: str) -> str:
-        """One batch. "": there is more; "broken": a mended copy is needed; "moved":
-        it is no longer ours to do; "removed", or what is to be told of its end."""
+        """One batch. "": there is more; "broken": a mended copy is needed; "behind": one of what
+        stands behind a damage in its log; "moved": it is no longer ours to do; "removed", or what
+        is to be told of its end."""
         if not self._leadership.still_leads(queue) or self._is_live(name):
             return "moved"
         wreck, progress = self._wreck(queue, name), self._progress(queue, name)
-        with wreck.opened() as connection:
+        with wreck.opened(progress) as connection:
             if connection is not None:
-                self._copy(queue, name, wreck, connection, progress)
+                if self._copy(queue, name, wreck, connection, progress):
+                    return "behind"
                 if not progress.is_done:
                     return ""
+            elif not (wreck.is_mended or progress.is_behind or wreck.holds_nothing):
+                return "broken"
+            elif wreck.has_more_behind(progress):
+                return "behind"
             elif not wreck.holds_nothing:
-                if not wreck.is_mended:
-                    return "broken"
                 progress.is_done = progress.is_kept = True
                 self._commit(queue, name, progress, [], {})
         if progress.is_kept:
             return f"some events could not be read back: the old file is kept in {name}"
         self._remove(queue, name)
-        return "removed"
+        return _BEHIND_IS_BACK if progress.is_behind else "removed"
 
     def _is_live(self, name: str) -> bool:
         return self._store.generation.partition(".")[0] == name
@@ -203,8 +233,11 @@ class Salvage:
         wreck: Wreck,
         connection: sqlite3.Connection,
         progress: Progress,
-    ) -> None:
+    ) -> bool:
+        """Returns whether these were the last before a damage in its log, and there are others."""
         found = wreck.read(connection, progress)
+        hides_more = progress.is_done and wreck.has_more_behind(progress)
+        progress.is_done = progress.is_done and not hides_more
         rows = [row for row in found if _is_event(row)]
         progress.is_kept = progress.is_kept or len(rows) < len(found)
         for lane, count in Counter(row.lane for row in rows).items():
@@ -220,6 +253,7 @@ class Salvage:
         lost_there = {lanes[lane]: count for lane, count in lost.items()}
         moved = [row._replace(lane=lanes[row.lane]) for row in rows]
         self._commit(queue, name, progress, moved, lost_there)
+        return hides_more
 
     def _commit(
         self,
@@ -236,12 +270,9 @@ class Salvage:
                 accept(queue, lane, count)
                 count_lost(queue, lane, count)
             queue.connection.execute(
-                "INSERT OR REPLACE INTO meta VALUES (?, ?)", (_key(name), progress_text(progress))
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                (note_key(name), progress_text(progress)),
             )
-
-
-def _key(name: str) -> str:
-    return f"salvage:{name}"
 
 
 def _missing(kept: dict[int, int], progress: Progress) -> dict[int, int]:

@@ -5,7 +5,6 @@ too. Neither runs foreign code under them.
 """
 
 import contextlib
-import ctypes
 import functools
 import os
 import sqlite3
@@ -23,7 +22,9 @@ from raven_spool.errors import (
     SpoolUnusable,
 )
 from raven_spool.spool import ballast, fork, native, uwsgi
+from raven_spool.spool.aside import begin_aside
 from raven_spool.spool.complaints import SQLITE_ERRORS, explain, lacks_room
+from raven_spool.spool.files import keep_for_good
 from raven_spool.spool.late import load_queue
 from raven_spool.spool.limits import DEFAULTS, Limits, read_limits, write_limits
 from raven_spool.spool.places import MEMORY, DiskPlace, MemoryPlace, Place
@@ -325,13 +326,40 @@ class Store:
     def _connect(self, generation: str) -> "EventQueue":
         max_pages = self.max_pages
         self._ballast_bytes = ballast.ballast_bytes(max_pages)
-        return load_queue()(
+        behind = self._place.occupy(generation)
+        queue = load_queue()(
             self._place.directory(generation),
             synchronous=SYNCHRONOUS[self._fsync],
             max_pages=max_pages,
             checkpoint_pages=ballast.checkpoint_pages(max_pages),
             living=self._connections,
         )
+        try:
+            if behind:
+                self._part_with_rest(generation, queue, behind)
+        except BaseException:
+            queue.close()
+            raise
+        return queue
+
+    def _part_with_rest(self, generation: str, queue: "EventQueue", behind: int) -> None:
+        """What stands behind a damage in the log becomes a generation of its own, which comes back
+        as what was put aside does.
+
+        Crash:
+            Before the rest has moved: it is found again. After: done.
+        """
+        if behind <= queue.last_id():
+            self._place.forget_rest(generation)
+            return
+        queue.empty_log()  # first: else it would show the same to the next who opens it
+        aside = self._place.begin()
+        try:
+            begin_aside(queue, self._place.directory(aside), aside, self._connections)
+        except BaseException:
+            self._place.discard(aside)
+            raise
+        self._place.move_rest(generation, aside)
 
     @property
     def max_pages(self) -> int:
@@ -416,6 +444,7 @@ class Store:
             if self._place.log_is_lost():
                 queue.checkpoint()  # nobody else will ever read it
             queue.close()
+        self._place.vacate()
 
     def sync(self) -> None:
         """Bring what was committed to the disk itself."""
@@ -477,7 +506,7 @@ class Store:
         queue, self._queue = self._queue, None
         self._connections = []
         if queue is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(queue))  # its __del__ would close it
+            keep_for_good(queue)
         self._place.leave()
         error = SpoolUnusable(f"cannot use the spool {self.path} until exec: {why}")
         self._refused = (float("inf"), error)

@@ -17,6 +17,7 @@ from raven_spool.model import Destination
 from raven_spool.spool.complaints import SQLITE_ERRORS
 from raven_spool.spool.files import is_plain, size_of
 from raven_spool.spool.lanes import LOST, read_destination
+from raven_spool.spool.log import read_rest
 from raven_spool.spool.mending import mend
 from raven_spool.spool.names import BESIDE, LOG
 from raven_spool.spool.places import DATABASE
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from raven_spool.spool.queue import EventQueue
 
 _MENDED = "mended.db"
+_BEHIND = "behind.db"  # what stood behind a damage in the log
 _AT_ONCE = 64  # in one go, behind the gate: a few milliseconds
 _LOOKS = 500
 _BYTES_AT_ONCE = 1 << 20
@@ -41,6 +43,7 @@ class Progress:
     blind: int = 0
     back: dict[str, int] = field(default_factory=dict)  # events, by their old lane
     is_done: bool = False
+    is_behind: bool = False  # what its log had behind a damage is being read, or nothing was there
     is_kept: bool = False  # something in it could not be read
 
 
@@ -54,17 +57,25 @@ class Wreck:
         self._table = table
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[sqlite3.Connection | None]:
+    def opened(self, progress: Progress | None = None) -> Iterator[sqlite3.Connection | None]:
         """None where not even its tables can be found."""
-        name, probe = DATABASE, "SELECT 1"
-        if self.is_mended:
+        before, probe = (_MENDED if self.is_mended else DATABASE), "SELECT 1"
+        name = _BEHIND if progress and progress.is_behind and self._has_behind else before
+        if name != DATABASE:
             # If the copy can't help, it is read as it is, past the pages that are gone.
-            name, probe = _MENDED, "EXPLAIN SELECT 1"
+            probe = "EXPLAIN SELECT 1"
         if not _may_be_opened(self._file(name)):
             yield None
             return
         with contextlib.closing(_connect(self._file(name))) as connection:
+            if name == _BEHIND:
+                self._attach(connection, before)
             yield connection if self._has_tables(connection, probe) else None
+
+    def _attach(self, connection: sqlite3.Connection, before: str) -> None:
+        if _may_be_opened(self._file(before)):
+            with contextlib.suppress(*SQLITE_ERRORS):
+                connection.execute("ATTACH ? AS before", (_read_only(self._file(before)),))
 
     def _has_tables(self, connection: sqlite3.Connection, probe: str) -> bool:
         try:
@@ -78,6 +89,10 @@ class Wreck:
     @property
     def is_mended(self) -> bool:
         return size_of(self._file(_MENDED)) > 0
+
+    @property
+    def _has_behind(self) -> bool:
+        return size_of(self._file(_BEHIND)) > 0
 
     @property
     def holds_nothing(self) -> bool:
@@ -96,6 +111,18 @@ class Wreck:
     def mend(self) -> None:
         """Make the copy; raises OSError as `mending` does."""
         mend(self._file(DATABASE), self._file(_MENDED), self._table)
+
+    def has_more_behind(self, progress: Progress) -> bool:
+        """Whether a damage in its log hides events from those who read what is before. To be asked
+        at the end of that."""
+        if progress.is_behind:
+            return False
+        return read_rest(self._file(DATABASE)).highest_id() > progress.last
+
+    def mend_behind(self, after: int) -> None:
+        """Make the copy of what stands there, whose ids come after this one."""
+        rest = read_rest(self._file(DATABASE))
+        mend(self._file(DATABASE), self._file(_BEHIND), self._table, rest, after)
 
     # -- rows ---------------------------------------------------------------------------------
 
@@ -121,7 +148,7 @@ class Wreck:
         try:
             row = self._row(connection, progress.last + 1)
         except SQLITE_ERRORS as error:
-            if not (progress.is_kept or self.is_mended):
+            if not (progress.is_kept or progress.is_behind or self.is_mended):
                 raise Unreadable from error
             row, progress.is_kept = None, True
         if row is None:
@@ -162,26 +189,29 @@ class Wreck:
 
     # -- what stands beside them --------------------------------------------------------------
 
+    # Of what stands behind a damage, the tables beside the events may be whole only before it.
+
     def lane(self, connection: sqlite3.Connection, lane: int) -> tuple[Destination, str]:
-        try:
-            settings, category = connection.execute(
-                "SELECT (SELECT settings FROM destinations WHERE id = lanes.destination), "
-                f"{cast('category', str)} FROM lanes WHERE id = ?",
-                (lane,),
-            ).fetchone()
-        except (*SQLITE_ERRORS, TypeError):
-            return LOST, "error"
-        return read_destination(settings), category or "error"
+        for schema in ("before", "main"):
+            with contextlib.suppress(*SQLITE_ERRORS, TypeError):
+                settings, category = connection.execute(
+                    f"SELECT (SELECT settings FROM {schema}.destinations "
+                    "WHERE id = lanes.destination), "
+                    f"{cast('category', str)} FROM {schema}.lanes WHERE id = ?",
+                    (lane,),
+                ).fetchone()
+                return read_destination(settings), category or "error"
+        return LOST, "error"
 
     def kept(self, connection: sqlite3.Connection) -> dict[int, int] | None:
         """How many events its ledger says each lane has; None where that can't be read."""
-        try:
-            rows = connection.execute(
-                f"SELECT id, {cast('ready', int)} + {cast('dead', int)} FROM lanes"
-            )
-            return {int(lane): int(count) for lane, count in rows if 0 < count < 1 << 32}
-        except SQLITE_ERRORS:
-            return None
+        for schema in ("main", "before"):
+            with contextlib.suppress(*SQLITE_ERRORS):
+                rows = connection.execute(
+                    f"SELECT id, {cast('ready', int)} + {cast('dead', int)} FROM {schema}.lanes"
+                )
+                return {int(lane): int(count) for lane, count in rows if 0 < count < 1 << 32}
+        return None
 
     def notes(self, connection: sqlite3.Connection) -> list[tuple[str, str]]:
         """What it knew of older ones."""
@@ -204,6 +234,11 @@ class Wreck:
 
     def _file(self, name: str) -> str:
         return os.path.join(self._directory, name)
+
+
+def note_key(name: str) -> str:
+    """Under which the progress with a generation stands in `meta`."""
+    return f"salvage:{name}"
 
 
 def read_progress(text: str | None) -> Progress:
@@ -230,14 +265,15 @@ def _connect(path: str) -> sqlite3.Connection:
     from raven_spool.spool.queue import READABLE_TEXT
 
     connection = sqlite3.connect(
-        f"file:{path.replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=ro",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
+        _read_only(path), uri=True, isolation_level=None, check_same_thread=False
     )
     connection.text_factory = READABLE_TEXT
     connection.execute("PRAGMA trusted_schema = OFF")
     return connection
+
+
+def _read_only(path: str) -> str:
+    return f"file:{path.replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=ro"
 
 
 def _may_be_opened(path: str) -> bool:

@@ -24,7 +24,7 @@ KILLS = 8
 SOAK_KILLS = 200
 _EVENTS = 6
 _AT_ONCE = 2  # in one go, so that there are several
-_WITHIN = r"raven_spool/spool/(store|places|files|salvage|wreck|mending|btree)\.py"
+_WITHIN = r"raven_spool/spool/(store|places|files|log|aside|salvage|wreck|mending|btree)\.py"
 
 
 # -- files that are left --------------------------------------------------------------------------
@@ -72,7 +72,33 @@ def break_again(path: Path) -> None:
     name_no_generation(path)
 
 
-DAMAGES = [name_no_generation, break_header, lose_the_root, lose_an_event, break_again]
+def damage_the_log(path: Path) -> None:
+    """A process that was killed has left all in it; what is behind the damage comes back apart."""
+    shutil.rmtree(path)
+    with Child(fill_and_die, path) as child:
+        assert child.join() == 0
+    log = database_of(path).with_name("data.db-wal")
+    with log.open("r+b") as file:
+        file.seek(log.stat().st_size // 4096 // 2 * 4120 + 1000)  # in the middle of a frame
+        file.write(b"\xa5" * 8)
+    database_of(path).with_name("data.db-shm").unlink()
+
+
+def fill_and_die(path: Path) -> None:
+    spool = Spool(str(path), fsync="no")
+    for number in range(1, _EVENTS + 1):
+        assert spool.enqueue(event(number), HERE)
+    os._exit(0)
+
+
+DAMAGES = [
+    name_no_generation,
+    break_header,
+    lose_the_root,
+    lose_an_event,
+    break_again,
+    damage_the_log,
+]
 
 
 def database_of(path: Path) -> Path:

@@ -17,14 +17,9 @@ from tests.faults.children import Child, Notes
 from tests.faults.events import make_transport, read_ledger, send, stored_ids
 from tests.faults.test_broken import database
 from tests.faults.test_salvage import (
-    blank,
     bring_back,
     close,
-    cut,
-    flip,
     ids,
-    put_aside,
-    readable,
 )
 from tests.support import evidence
 from tests.support.drains import OK, Process
@@ -116,62 +111,6 @@ def test_log_without_its_file_and_first_page_gives_back_its_events(tmp_path: Pat
     assert {event(number).event_id for number in (3, 4, 5, 6)} <= set(ids(spool))
     check_ledger(spool)
     close(spool)
-
-
-def fill_log_and_die(path: Path) -> None:
-    spool = Spool(str(path), fsync="no")
-    for number in range(1, 121):
-        assert spool.enqueue(event(number, body=b"%032x" % number * (1 + number % 40)), HERE)
-    os._exit(0)
-
-
-def check_damaged_log(directory: Path, seed: int) -> tuple[int, int]:
-    """Returns how many events SQLite finds in it, and how many were behind the damage: a log ends
-    at the first frame whose checksum is wrong, for whoever reads it."""
-    chance = random.Random(seed)
-    path = directory / f"spool-{seed}"
-    with Child(fill_log_and_die, path) as child:
-        assert child.join() == 0
-    chance.choice((flip, cut, blank))(database(path).with_name("data.db-wal"), chance)
-    copy = shutil.copytree(database(path).parent, directory / f"copy-{seed}")
-    expected = readable(copy / "data.db")
-    spool = Spool(str(path), fsync="no")
-    for number in range(1000, 1005):
-        assert spool.enqueue(event(number), HERE, timeout_seconds=5)
-    close(spool)
-    put_aside(path)  # also where nobody has met the damage yet
-
-    spool = bring_back(path)
-
-    found = Counter(ids(spool))
-    assert set(found.values()) == {1}, seed
-    assert expected | {event(number).event_id for number in range(1000, 1005)} <= set(found), seed
-    assert check_ledger(spool)["accepted"] >= len(found)
-    close(spool)
-    read_ledger(path)
-    return len(expected), 120 - len(expected)
-
-
-def check_damaged_logs(directory: Path, count: int) -> None:
-    results = [check_damaged_log(directory, seed) for seed in range(count)]
-    read, hidden = (sum(column) for column in zip(*results, strict=True))
-    assert read > 20 * count
-    evidence.note(
-        "bits flipped, pieces blanked, an end cut off in the log that a killed process has left; "
-        "what stands before the damage comes back",
-        promise=2, tried=f"{count} damages", events=read + hidden, lost=hidden, twice=0,
-        seen="lost: what stood behind the damage, which SQLite takes for the end of the log",
-    )  # fmt: skip
-
-
-@pytest.mark.evidence
-def test_damaged_log_gives_back_what_stands_before_the_damage(tmp_path: Path) -> None:
-    check_damaged_logs(tmp_path, 6)
-
-
-@pytest.mark.soak
-def test_many_damaged_logs_give_back_what_stands_before_the_damage(tmp_path: Path) -> None:
-    check_damaged_logs(tmp_path, 200)
 
 
 def test_log_that_is_cut_short_under_a_process_is_damage(tmp_path: Path) -> None:
