@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from raven_spool.errors import SpoolBusy, SpoolUnusable
 from raven_spool.spool import fork
 from raven_spool.spool.apart import call_apart
-from raven_spool.spool.files import OwnFile, open_private
+from raven_spool.spool.files import OwnFile, keep_for_good, open_private
 from raven_spool.spool.places import MEMORY
 from raven_spool.spool.rows import YEAR_10000, cast
 from raven_spool.spool.store import Store
@@ -131,12 +131,10 @@ class Leadership:
             with contextlib.suppress(Exception):  # a broken spool must not keep us leading
                 if clean:
                     self._store.write(lambda queue: _stand_down(queue, epoch), _PATIENCE_SECONDS)
-            if record is not None:
-                if is_ours:  # else another leader has its own record there
-                    _write_record(record, None)
-                record.close()
+            if record is not None and is_ours:  # else another leader has its own record there
+                _write_record(record, None)
         finally:
-            _release_apart(lock)
+            _free(lock, record)
 
     def tick(self, busy_seconds: float) -> None:
         """Say that we move: once a second, or when a request may take longer than was said."""
@@ -165,6 +163,17 @@ class Leadership:
         if self._record is not None:
             self._record.close()
         self._forget()
+
+
+def _free(lock: Any, record: OwnFile | None) -> None:
+    if record is not None and not record.is_ours():
+        # All descriptors were closed under us: filelock would free and close by its number what is
+        # the application's by now, at its own end too.
+        keep_for_good(lock)
+        return
+    _release_apart(lock)
+    if record is not None:
+        record.close()
 
 
 def _acquire_apart(path: str) -> Any:
