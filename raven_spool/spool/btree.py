@@ -124,23 +124,32 @@ def rows_in(number: int, page: bytes, columns: int) -> Iterator[Place]:
         yield from (key << 32 | number for key in _ids(page, columns))
 
 
+def last_id_in(page: bytes, columns: int) -> int:
+    """Of its rows; 0: there is none, or it does not look so."""
+    (count,) = struct.unpack_from(">H", page, 3)
+    places = _cells(page, count, 8) if page[0] == _LEAF else ()
+    return _id(page, places[-1], columns) if places else 0
+
+
 def _ids(page: bytes, columns: int) -> Iterator[int]:
     (count,) = struct.unpack_from(">H", page, 3)
     for at in _cells(page, count, 8):
-        try:
-            _, at = _varint(page, at)  # the record's size
-            key, at = _varint(page, at)
-            size, types = _varint(page, at)
-        except IndexError:
-            continue
-        head = page[types : at + size]
-        # Each column's type is a varint, and those end with a byte below 128.
-        if (
-            0 < key <= _MOST_ID
-            and head[:1] == bytes([_NO_ROW_ID])
-            and sum(byte < 128 for byte in head) == columns
-        ):
+        if key := _id(page, at, columns):
             yield key
+
+
+def _id(page: bytes, at: int, columns: int) -> int:
+    """Of the row that begins there; 0: none does."""
+    try:
+        _, at = _varint(page, at)  # the record's size
+        key, at = _varint(page, at)
+        size, types = _varint(page, at)
+    except IndexError:
+        return 0
+    head = page[types : at + size]
+    # Each column's type is a varint, and those end with a byte below 128.
+    is_row = head[:1] == bytes([_NO_ROW_ID]) and sum(byte < 128 for byte in head) == columns
+    return key if is_row and 0 < key <= _MOST_ID else 0
 
 
 def grow(file: BinaryIO, root: int, places: Iterable[Place]) -> None:

@@ -57,6 +57,19 @@ class Rest:
         return max(map(btree.id_in, self.find_rows()), default=0)
 
 
+def last_shown_id(database: str) -> int:
+    """The highest id of an event in the log, committed or not; 0: none. No checksum is looked at:
+    that takes long, in Python. Where SQLite has given no such id, it has not read all of the log.
+    """
+    if not _HEAD_BYTES < size_of(database + LOG) <= _MOST_BYTES:
+        return 0
+    with open(database + LOG, "rb") as file:
+        file.seek(_HEAD_BYTES)
+        frames = iter(lambda: file.read(_FRAME_BYTES), b"")
+        pages = (frame[_FRAME_HEAD_BYTES:] for frame in frames if len(frame) == _FRAME_BYTES)
+        return max((btree.last_id_in(page, len(StoredRow._fields)) for page in pages), default=0)
+
+
 def keep_rest(database: str) -> None:
     """Put what stands behind a damage in the log beside the file, if there are events in it. To be
     called before SQLite opens it, by the only one who is about to.

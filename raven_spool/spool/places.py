@@ -28,7 +28,6 @@ from raven_spool.spool.files import (
     sync_directory,
 )
 from raven_spool.spool.gate import Gate
-from raven_spool.spool.log import forget_rest, keep_rest, move_rest, read_kept
 from raven_spool.spool.names import LOG, Names, check_plain, read_current
 
 DATABASE = "data.db"
@@ -58,21 +57,12 @@ class Place(Protocol):
     def capacity_bytes(self) -> int:
         """The size of what it lies on."""
 
-    def occupy(self, generation: str) -> int:
-        """Mark it as in use, before its file is opened. Behind the gate.
-
-        Returns the highest id of an event that stands behind a damage in its log, 0 for none. It
-        is to be moved or forgotten before anything is written.
-        """
+    def occupy(self, generation: str) -> bool:
+        """Mark it as in use, before its file is opened. Behind the gate. Returns whether nobody
+        else uses it, so that we are the first to read its log."""
 
     def vacate(self) -> None:
         """The file was closed."""
-
-    def forget_rest(self, generation: str) -> None:
-        """Nothing that stands behind a damage in its log is missing."""
-
-    def move_rest(self, generation: str, to: str) -> None:
-        """Another generation has it from now on."""
 
     def begin(self) -> str:
         """A new generation with an empty file in it, not yet live."""
@@ -175,26 +165,16 @@ class DiskPlace:
         found = os.statvfs(self.path)
         return found.f_frsize * found.f_blocks
 
-    def occupy(self, generation: str) -> int:
+    def occupy(self, generation: str) -> bool:
         self.vacate()
         directory = self.directory(generation)
-        database = os.path.join(directory, DATABASE)
         self._in_use = OwnFile(posix.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        if _is_alone(self._in_use.descriptor):
-            keep_rest(database)
-        return read_kept(database).highest_id()
+        return _is_alone(self._in_use.descriptor)
 
     def vacate(self) -> None:
         in_use, self._in_use = self._in_use, None
         if in_use is not None:
             in_use.close()
-
-    def forget_rest(self, generation: str) -> None:
-        forget_rest(os.path.join(self.directory(generation), DATABASE))
-
-    def move_rest(self, generation: str, to: str) -> None:
-        source, target = (os.path.join(self.directory(name), DATABASE) for name in (generation, to))
-        move_rest(source, target)
 
     def begin(self) -> str:
         generation = f"g-{secrets.token_hex(8)}"
@@ -309,14 +289,10 @@ class MemoryPlace:
     def capacity_bytes(self) -> int:
         return sys.maxsize
 
-    def occupy(self, generation: str) -> int:
-        return 0
+    def occupy(self, generation: str) -> bool:
+        return False
 
     def vacate(self) -> None: ...
-
-    def forget_rest(self, generation: str) -> None: ...
-
-    def move_rest(self, generation: str, to: str) -> None: ...
 
     def begin(self) -> str:
         return f"m-{secrets.token_hex(8)}"

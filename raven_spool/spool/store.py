@@ -22,7 +22,7 @@ from raven_spool.errors import (
     SpoolUnusable,
 )
 from raven_spool.spool import ballast, fork, native, uwsgi
-from raven_spool.spool.aside import begin_aside
+from raven_spool.spool.aside import part_with_rest, save_rest
 from raven_spool.spool.complaints import SQLITE_ERRORS, explain, lacks_room
 from raven_spool.spool.files import keep_for_good
 from raven_spool.spool.late import load_queue
@@ -326,40 +326,22 @@ class Store:
     def _connect(self, generation: str) -> "EventQueue":
         max_pages = self.max_pages
         self._ballast_bytes = ballast.ballast_bytes(max_pages)
-        behind = self._place.occupy(generation)
+        directory = self._place.directory(generation)
+        if self._place.occupy(generation):
+            save_rest(directory, self._connections)
         queue = load_queue()(
-            self._place.directory(generation),
+            directory,
             synchronous=SYNCHRONOUS[self._fsync],
             max_pages=max_pages,
             checkpoint_pages=ballast.checkpoint_pages(max_pages),
             living=self._connections,
         )
         try:
-            if behind:
-                self._part_with_rest(generation, queue, behind)
+            part_with_rest(queue, self._place, generation, self._connections)
         except BaseException:
             queue.close()
             raise
         return queue
-
-    def _part_with_rest(self, generation: str, queue: "EventQueue", behind: int) -> None:
-        """What stands behind a damage in the log becomes a generation of its own, which comes back
-        as what was put aside does.
-
-        Crash:
-            Before the rest has moved: it is found again. After: done.
-        """
-        if behind <= queue.last_id():
-            self._place.forget_rest(generation)
-            return
-        queue.empty_log()  # first: else it would show the same to the next who opens it
-        aside = self._place.begin()
-        try:
-            begin_aside(queue, self._place.directory(aside), aside, self._connections)
-        except BaseException:
-            self._place.discard(aside)
-            raise
-        self._place.move_rest(generation, aside)
 
     @property
     def max_pages(self) -> int:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -67,7 +67,7 @@ class Wreck:
         if not _may_be_opened(self._file(name)):
             yield None
             return
-        with contextlib.closing(_connect(self._file(name))) as connection:
+        with contextlib.closing(open_read_only(self._file(name))) as connection:
             if name == _BEHIND:
                 self._attach(connection, before)
             yield connection if self._has_tables(connection, probe) else None
@@ -101,7 +101,7 @@ class Wreck:
             return not size_of(self._file(DATABASE + LOG))
         if not _may_be_opened(self._file(DATABASE)):
             return False
-        with contextlib.closing(_connect(self._file(DATABASE))) as connection:
+        with contextlib.closing(open_read_only(self._file(DATABASE))) as connection:
             try:
                 found = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
             except SQLITE_ERRORS:
@@ -261,11 +261,18 @@ def table_of(queue: "EventQueue") -> str:
     return str(queue._table_name)
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def open_read_only(
+    path: str, factory: Callable[..., sqlite3.Connection] = sqlite3.Connection
+) -> sqlite3.Connection:
+    """Its files stay as they lie."""
     from raven_spool.spool.queue import READABLE_TEXT
 
-    connection = sqlite3.connect(
-        _read_only(path), uri=True, isolation_level=None, check_same_thread=False
+    connection: sqlite3.Connection = sqlite3.connect(
+        _read_only(path),
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=factory,  # type: ignore[call-overload]
     )
     connection.text_factory = READABLE_TEXT
     connection.execute("PRAGMA trusted_schema = OFF")

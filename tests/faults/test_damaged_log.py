@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from raven_spool.model import Destination
-from raven_spool.spool import Spool
+from raven_spool.spool import Spool, store
 from raven_spool.spool.names import REST
 from tests.faults.children import Child
 from tests.faults.events import read_ledger
@@ -333,7 +333,7 @@ def test_rest_that_a_killed_process_had_found_is_moved_by_the_next(
 
 def find_and_die(path: Path) -> None:
     spool = Spool(str(path), fsync="no")
-    spool._store._part_with_rest = lambda *_: os._exit(9)  # type: ignore[method-assign]
+    store.part_with_rest = lambda *_: os._exit(9)
     spool.stats()
 
 
