@@ -38,6 +38,7 @@ def save_rest(directory: str, connections: "Connections") -> None:
 def _last_id(database: str, connections: "Connections") -> int:
     """The last that was given, as far as SQLite reads the log, which stays as it is; 0 where it
     can't be read at all."""
+    load_queue()  # no fork in the middle of that import
     from raven_spool.spool.queue import Connection
 
     factory = functools.partial(Connection, connections)

@@ -295,7 +295,8 @@ def replace(path: str, content: bytes) -> None:
 def _write_whole(path: str, content: bytes) -> None:
     descriptor = _create(path)
     try:
-        posix.write(descriptor, content)
+        while content:  # a disk that fills up takes a part of it, and says so at the next
+            content = content[posix.write(descriptor, content) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -84,7 +84,7 @@ def keep_rest(database: str) -> None:
 
 def read_kept(database: str) -> Rest:
     """What was put there."""
-    if not size_of(database + REST):
+    if not 0 < size_of(database + REST) <= _MOST_BYTES:
         return Rest()
     with open(database + REST, "rb") as file:
         return _read(iter(lambda: file.read(_FRAME_BYTES), b""))

@@ -192,6 +192,7 @@ class Wreck:
     # Of what stands behind a damage, the tables beside the events may be whole only before it.
 
     def lane(self, connection: sqlite3.Connection, lane: int) -> tuple[Destination, str]:
+        category = ""
         for schema in ("before", "main"):
             with contextlib.suppress(*SQLITE_ERRORS, TypeError):
                 settings, category = connection.execute(
@@ -200,8 +201,9 @@ class Wreck:
                     f"{cast('category', str)} FROM {schema}.lanes WHERE id = ?",
                     (lane,),
                 ).fetchone()
-                return read_destination(settings), category or "error"
-        return LOST, "error"
+                if (destination := read_destination(settings)) != LOST:
+                    return destination, category or "error"
+        return LOST, category or "error"
 
     def kept(self, connection: sqlite3.Connection) -> dict[int, int] | None:
         """How many events its ledger says each lane has; None where that can't be read."""

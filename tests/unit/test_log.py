@@ -87,7 +87,7 @@ def test_no_log_and_an_empty_one_have_none_either(database: Path) -> None:
     assert log.find_rest(str(log_of(database))) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_each_frame_but_the_damaged_one_and_its_next_is_found(
     original: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
