@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from raven_spool.spool import log
 from raven_spool.spool.complaints import SQLITE_ERRORS
+from raven_spool.spool.files import size_of
 from raven_spool.spool.lanes import copy_lanes
 from raven_spool.spool.late import load_queue
+from raven_spool.spool.names import LOG
 from raven_spool.spool.places import DATABASE, Place
 from raven_spool.spool.wreck import Progress, note_key, open_read_only, progress_text
 
@@ -30,9 +32,8 @@ def save_rest(directory: str, connections: "Connections") -> None:
         Before it is kept: the log still has it.
     """
     database = os.path.join(directory, DATABASE)
-    shown = log.last_shown_id(database)
-    if shown and shown > _last_id(database, connections):
-        log.keep_rest(database)
+    if size_of(database + LOG):
+        log.keep_rest(database, _last_id(database, connections))
 
 
 def _last_id(database: str, connections: "Connections") -> int:

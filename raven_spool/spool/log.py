@@ -61,23 +61,25 @@ def last_shown_id(database: str) -> int:
     """The highest id of an event in the log, committed or not; 0: none. No checksum is looked at:
     that takes long, in Python. Where SQLite has given no such id, it has not read all of the log.
     """
-    if not _HEAD_BYTES < size_of(database + LOG) <= _MOST_BYTES:
+    if not _may_be_read(database + LOG):
         return 0
     with open(database + LOG, "rb") as file:
         file.seek(_HEAD_BYTES)
-        frames = iter(lambda: file.read(_FRAME_BYTES), b"")
-        pages = (frame[_FRAME_HEAD_BYTES:] for frame in frames if len(frame) == _FRAME_BYTES)
+        pages = (frame[_FRAME_HEAD_BYTES:] for frame in _frames(file))
         return max((btree.last_id_in(page, len(StoredRow._fields)) for page in pages), default=0)
 
 
-def keep_rest(database: str) -> None:
+def keep_rest(database: str, after: int) -> None:
     """Put what stands behind a damage in the log beside the file, if there are events in it. To be
     called before SQLite opens it, by the only one who is about to.
+
+    Args:
+        after: the last id of what SQLite reads.
 
     Crash:
         Before it is there: the log still has it.
     """
-    frames = find_rest(database + LOG)
+    frames = _find_after(database, after)
     if _read(frames).highest_id():
         replace(database + REST, b"".join(frames))
 
@@ -87,7 +89,7 @@ def read_kept(database: str) -> Rest:
     if not 0 < size_of(database + REST) <= _MOST_BYTES:
         return Rest()
     with open(database + REST, "rb") as file:
-        return _read(iter(lambda: file.read(_FRAME_BYTES), b""))
+        return _read(_frames(file))
 
 
 def forget_rest(database: str) -> None:
@@ -101,16 +103,20 @@ def move_rest(database: str, target: str) -> None:
     sync_directory(os.path.dirname(database))
 
 
-def read_rest(database: str) -> Rest:
+def read_rest(database: str, after: int) -> Rest:
     """The same, or what still stands in its log, where nobody came to put it there."""
     kept = read_kept(database)
-    return kept if kept.pages else _read(find_rest(database + LOG))
+    return kept if kept.pages else _read(_find_after(database, after))
+
+
+def _find_after(database: str, after: int) -> list[bytes]:
+    return find_rest(database + LOG) if last_shown_id(database) > after else []
 
 
 def find_rest(log: str) -> list[bytes]:
     """The whole frames that SQLite passes over: those of the commit in which the first damaged one
     is, and those behind it, up to the last commit."""
-    if not _HEAD_BYTES < size_of(log) <= _MOST_BYTES:
+    if not _may_be_read(log):
         return []
     with open(log, "rb") as file:
         return _cut(_find_whole(file))
@@ -124,7 +130,7 @@ def _find_whole(file: BinaryIO) -> Iterator[bytes]:
     is_read = magic in _MAGIC and _add(order, (0, 0), head[:_HEAD_SUMMED_BYTES]) == sums
     salts = head[16:24] if is_read else _salts_of_most(file)
     begun: list[bytes] = []  # of a commit that is damaged further on
-    while len(frame := file.read(_FRAME_BYTES)) == _FRAME_BYTES:
+    for frame in _frames(file):
         is_whole = frame[8:16] == salts and _is_whole(frame, order, sums)
         is_read = is_read and is_whole
         if is_read:
@@ -134,6 +140,16 @@ def _find_whole(file: BinaryIO) -> Iterator[bytes]:
             yield frame
             begun = []
         sums = _sums(frame, _FRAME_HEAD_BYTES)
+
+
+def _may_be_read(log: str) -> bool:
+    return _HEAD_BYTES < size_of(log) <= _MOST_BYTES
+
+
+def _frames(file: BinaryIO) -> Iterator[bytes]:
+    """From where it stands; a piece of one at its end is none."""
+    while len(frame := file.read(_FRAME_BYTES)) == _FRAME_BYTES:
+        yield frame
 
 
 def _salts_of_most(file: BinaryIO) -> bytes:
@@ -181,7 +197,7 @@ def _read(frames: Iterable[bytes]) -> Rest:
     for frame in frames:
         number = int.from_bytes(frame[:4], "big")
         if number:  # else it is not of our making
-            rest.pages[number] = frame[_FRAME_HEAD_BYTES:].ljust(PAGE_BYTES, b"\0")
+            rest.pages[number] = frame[_FRAME_HEAD_BYTES:]
             rest.commits[number] = commit
         commit += _is_commit(frame)
     return rest

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -45,12 +46,9 @@ class _Fresh:
     root: int  # of the events' table
 
 
-def mend(database: str, target: str, table: str, rest: Rest | None = None, after: int = 0) -> None:
+def mend(database: str, target: str, table: str) -> None:
     """Make the copy of `database` and its log at `target`. No store's lock may be held: it takes
     as long as the file is large. The ids of all events are in memory meanwhile.
-
-    With `rest` the copy has those pages instead of its own, and leads to the events in them whose
-    ids come after that one, and to no others.
 
     Raises:
         OSError: there is no room for it, or what lies there can't be read.
@@ -58,6 +56,24 @@ def mend(database: str, target: str, table: str, rest: Rest | None = None, after
     Crash:
         There is no `target`; what was begun is removed by the next who tries.
     """
+    with _copied(database, target, table) as (file, fresh):
+        if not btree.is_whole(file, fresh.root):
+            _regrow(file, table, fresh.root)
+
+
+def mend_rest(database: str, target: str, table: str, rest: Rest, after: int) -> None:
+    """The same, with the pages of `rest` instead of the file's. The copy leads to the events in
+    them whose ids come after that one, and to no others."""
+    with _copied(database, target, table) as (file, fresh):
+        _put_pages(file, rest.pages)
+        _put_schema(file, fresh, _WITHOUT_LOG)
+        places = (place for place in rest.find_rows() if btree.id_in(place) > after)
+        btree.grow(file, fresh.root, places)
+
+
+@contextlib.contextmanager
+def _copied(database: str, target: str, table: str) -> Iterator[tuple[BinaryIO, _Fresh]]:
+    """The copy, with a whole schema and its log taken in, to be mended; then it is put there."""
     _remove_unfinished(target)
     begun = f"{target}.{secrets.token_hex(4)}"  # an old leader may wake, and begin one too
     copy = begun + _UNFINISHED
@@ -72,14 +88,9 @@ def mend(database: str, target: str, table: str, rest: Rest | None = None, after
             _put_schema(file, fresh, _WITH_LOG)
         fork.hold_off(lambda: _take_in_log(copy))
         with open(copy, "r+b") as file:
-            if rest is not None:
-                _put_pages(file, rest.pages)
             _put_schema(file, fresh, _WITHOUT_LOG)
             file.flush()
-            if rest is not None:
-                _grow_rest(file, fresh.root, rest, after)
-            elif not btree.is_whole(file, fresh.root):
-                _regrow(file, copy, table, fresh.root)
+            yield file, fresh
             file.flush()
             os.fsync(file.fileno())
         os.rename(copy, target)
@@ -144,21 +155,17 @@ def _take_in_log(copy: str) -> None:
         opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
-def _regrow(file: BinaryIO, copy: str, table: str, root: int) -> None:
+def _regrow(file: BinaryIO, table: str, root: int) -> None:
     """Free pages still show events that were delivered: without their list the indexes, which
     know of none that is gone, say which rows there are; without both, nobody can tell."""
     free = btree.find_free(file)
-    alive = fork.hold_off(lambda: _read_alive(copy, table)) if free is None else None
+    alive = fork.hold_off(lambda: _read_alive(file.name, table)) if free is None else None
     if free is None and alive is None:
         return
     places = btree.find_rows(file, len(StoredRow._fields), free or set())
     if alive is not None:
         places = (place for place in places if btree.id_in(place) in alive)
     btree.grow(file, root, places)
-
-
-def _grow_rest(file: BinaryIO, root: int, rest: Rest, after: int) -> None:
-    btree.grow(file, root, (place for place in rest.find_rows() if btree.id_in(place) > after))
 
 
 def _read_alive(copy: str, table: str) -> set[int] | None:

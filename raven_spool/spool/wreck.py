@@ -18,7 +18,7 @@ from raven_spool.spool.complaints import SQLITE_ERRORS
 from raven_spool.spool.files import is_plain, size_of
 from raven_spool.spool.lanes import LOST, read_destination
 from raven_spool.spool.log import read_rest
-from raven_spool.spool.mending import mend
+from raven_spool.spool.mending import mend, mend_rest
 from raven_spool.spool.names import BESIDE, LOG
 from raven_spool.spool.places import DATABASE
 from raven_spool.spool.rows import STORED_COLUMNS, StoredRow, cast
@@ -117,12 +117,12 @@ class Wreck:
         at the end of that."""
         if progress.is_behind:
             return False
-        return read_rest(self._file(DATABASE)).highest_id() > progress.last
+        return read_rest(self._file(DATABASE), progress.last).highest_id() > progress.last
 
     def mend_behind(self, after: int) -> None:
         """Make the copy of what stands there, whose ids come after this one."""
-        rest = read_rest(self._file(DATABASE))
-        mend(self._file(DATABASE), self._file(_BEHIND), self._table, rest, after)
+        rest = read_rest(self._file(DATABASE), after)
+        mend_rest(self._file(DATABASE), self._file(_BEHIND), self._table, rest, after)
 
     # -- rows ---------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ def spoil(database: Path, at: int, size: int = 1) -> None:
 
 def ids_in(database: Path) -> set[int]:
     """Of what is found behind the damage."""
-    return {id_in(place) for place in log.read_rest(str(database)).find_rows()}
+    return {id_in(place) for place in log.read_rest(str(database), 0).find_rows()}
 
 
 def ids_read(database: Path) -> set[int]:
@@ -151,17 +151,17 @@ def test_commit_that_was_begun_is_no_rest(database: Path) -> None:
 def test_rest_that_is_kept_outlives_the_log(database: Path) -> None:
     frames = frames_of(database)
     spoil(database, HEAD + 10 * FRAME + 100)
-    found = log.read_rest(str(database))
-    log.keep_rest(str(database))
+    found = log.read_rest(str(database), 0)
+    log.keep_rest(str(database), 0)
     log_of(database).unlink()
-    assert log.read_rest(str(database)) == log.read_kept(str(database)) == found
+    assert log.read_rest(str(database), 0) == log.read_kept(str(database)) == found
     assert 0 < len(found.pages) <= len(frames) - 11
     log.forget_rest(str(database))
-    assert log.read_rest(str(database)).pages == {}
+    assert log.read_rest(str(database), 0).pages == {}
 
 
 def test_nothing_is_kept_of_a_whole_log(database: Path) -> None:
-    log.keep_rest(str(database))
+    log.keep_rest(str(database), 0)
     assert not database.with_name(database.name + REST).exists()
 
 
